@@ -1,0 +1,1 @@
+"""The bundled family: GGUF files, its questions, and how answers are scored."""

@@ -1,0 +1,503 @@
+"""EFT: the public object. Loads a family once and answers prompts and conversations with any knobs.
+
+``create_completion``, ``create_chat_completion``, ``__call__``, ``tokenize``, ``detokenize`` and ``close`` have the
+signatures and result shapes of ``llama_cpp.Llama``, so that code written for one runs with the other.
+
+One request decodes at a time; starting a second answer in the same slot ends the first one's right to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from eftlite import responses
+from eftlite.errors import EngineError, InputError
+from eftlite.family import bundled_family, load_family
+from eftlite.generate import Decoder, Statistics, TokenEvent, plain
+from eftlite.llama import log_to_stderr
+from eftlite.loading import Progress, load
+from eftlite.noise import Noise, fresh_seed
+from eftlite.sampling import Sampler
+from eftlite.settings import Delta, Family, Knobs, Limits, ModelSettings, Sampling, Speculation
+from eftlite.template import BUILTIN, Template, has_bos, transcript
+from eftlite.text import visible_text
+
+Messages = Sequence[Mapping[str, Any]]
+PROMPT_STYLES = ("template", "transcript")
+TRANSCRIPT_STOP = "\nUser:"
+
+
+class Answer:
+    """One answer: iterate over its events, as they are decoded.
+
+    Attributes:
+        seed: draws the same answer again.
+        statistics: complete once the events are exhausted.
+    """
+
+    def __init__(self, eft: EFT, decoder: Decoder, seed: int) -> None:
+        self.seed = seed
+        self.statistics: Statistics = decoder.statistics
+        self._events = eft._decode(decoder)
+
+    def __iter__(self) -> Iterator[TokenEvent]:
+        return self._events
+
+    def text(self) -> str:
+        """Decode to the end; returns the visible text of the events not yet taken."""
+        return "".join(event.text for event in self._events)
+
+
+class EFT:
+    """A family of models on the same text.
+
+    Args:
+        base, tuned, reference: paths of GGUF files; base alone is an ordinary model. None of them means ``family``.
+        family: a family file's path or a ``Family``; the bundled one by default.
+        n_ctx: tokens of context; None takes what the models were trained for, 4096 at most.
+        n_slots: conversations whose caches are kept.
+        alpha, beta, conservative_p: knobs, see ``Knobs``; alpha is the first delta's.
+        speculative: whether the tuned model drafts; a ``Speculation`` says how.
+        settings: ``ModelSettings`` for all members, or a mapping by role ("base", "tuned", "reference").
+        template: a built-in template's name or a template's text, in place of the tuned model's.
+        prompt_style: "template" gives every member the tuned model's template; "transcript" gives the pre-trained
+            ones a plain transcript.
+        seed: makes every later answer repeatable.
+        progress: called with a member's name and 0..1 while loading.
+        verbose: print llama.cpp's log on stderr (accepted as ``llama_cpp.Llama`` does; use logging otherwise).
+        model_path: ``llama_cpp.Llama``'s name for ``base``.
+        **model_settings: fields of ``ModelSettings`` for all members, e.g. ``n_gpu_layers=-1``.
+
+    Raises:
+        InputError and its subclasses: files, vocabularies or values that cannot be used.
+        EngineError: llama.cpp could not load them.
+    """
+
+    def __init__(
+        self,
+        base: str | None = None,
+        tuned: str | None = None,
+        reference: str | None = None,
+        *,
+        family: Family | str | Path | None = None,
+        n_ctx: int | None = None,
+        n_slots: int = 1,
+        alpha: float | None = None,
+        beta: float = 1.0,
+        conservative_p: float | None = None,
+        speculative: bool | Speculation = True,
+        settings: ModelSettings | Mapping[str, ModelSettings] | None = None,
+        template: str | None = None,
+        prompt_style: str = "template",
+        seed: int | None = None,
+        progress: Progress | None = None,
+        verbose: bool = False,
+        model_path: str | None = None,
+        **model_settings: Any,
+    ) -> None:
+        self.family = _family(base or model_path, tuned, reference, family)
+        if prompt_style not in PROMPT_STYLES:
+            raise InputError(f"prompt_style: expected one of {', '.join(PROMPT_STYLES)}, got {prompt_style!r}")
+        alphas = [delta.alpha for delta in self.family.deltas]
+        if alpha is not None and alphas:
+            alphas[0] = alpha
+        self.knobs = Knobs(tuple(alphas), beta, conservative_p)
+        self.speculation = Speculation(enabled=speculative) if isinstance(speculative, bool) else speculative
+        if verbose:
+            log_to_stderr()
+        self._seeds = random.Random(seed) if seed is not None else None
+        self._prompt_style = prompt_style
+        self._lock = threading.Lock()
+        self._engine = load(self.family, n_ctx, n_slots, _settings(settings, model_settings), progress)
+        self._speaker = self._engine.models[self._engine.first_tuned or 0]
+        self._template_source = template or self.family.template
+        self._template: Template | None = None
+
+    @classmethod
+    def from_family(cls, path: str | Path, **options: Any) -> EFT:
+        """The family that a TOML file describes."""
+        return cls(family=path, **options)
+
+    # ---- what it is
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens of context."""
+        return self._engine.ensemble.n_ctx
+
+    @property
+    def n_vocab(self) -> int:
+        """Length of the members' common range of token ids."""
+        return self._engine.shared.n_vocab
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members' names, the base first."""
+        return tuple(member.name for member in self._engine.ensemble.members)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Harmless differences between the members' vocabularies."""
+        return tuple(self._engine.shared.notes)
+
+    def knobs_for(self, mode: str) -> Knobs:
+        """Knobs under which one member answers alone: "base", "tuned" or "reference"; "eft" gives the current ones."""
+        n = len(self.family.deltas)
+        if mode == "eft":
+            return self.knobs
+        if mode == "base":
+            return Knobs((0.0,) * n)
+        if mode in ("tuned", "reference") and n:
+            return Knobs((float(mode == "tuned"),) + (0.0,) * (n - 1), beta=0.0)
+        raise InputError(f"mode: expected eft, base, tuned or reference, got {mode!r}")
+
+    # ---- answers, event by event
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        sampling: Sampling | None = None,
+        limits: Limits | None = None,
+        knobs: Knobs | None = None,
+        slot: int = 0,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Answer:
+        """Answer a conversation.
+
+        Args:
+            messages: ``{"role", "content"}`` each, ending with the user's turn.
+            sampling: how tokens are drawn.
+            limits: where the answer ends; the family's stop strings are added.
+            knobs: for this answer; None follows ``self.knobs``, even while the answer is being made.
+            slot: whose cached prefix is reused.
+            tools: passed to the template.
+        """
+        return self._answer(self.chat_prompts(messages, tools), sampling, limits, knobs, slot)
+
+    def complete(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        sampling: Sampling | None = None,
+        limits: Limits | None = None,
+        knobs: Knobs | None = None,
+        slot: int = 0,
+    ) -> Answer:
+        """Continue a text or token ids; see ``chat``."""
+        ids = list(prompt) if not isinstance(prompt, str) else self._text_ids(prompt)
+        ids = ids or [max(self._speaker.bos, 0)]
+        if any(not 0 <= token < self.n_vocab for token in ids):
+            raise InputError(f"prompt: expected token ids from 0 to {self.n_vocab - 1}, got one outside")
+        prompts = [ids] * len(self._engine.ensemble.members)
+        return self._answer(prompts, sampling, limits, knobs, slot)
+
+    def stop(self) -> None:
+        """End the answer that is being made, from any thread; what was decoded stays."""
+        self._engine.cancel.set()
+
+    def _answer(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | None,
+        limits: Limits | None,
+        knobs: Knobs | None,
+        slot: int,
+    ) -> Answer:
+        sampling, limits = sampling or Sampling(), limits or Limits()
+        seed = sampling.seed if sampling.seed is not None else self._next_seed()
+        engine = self._engine
+        if not 0 <= slot < len(engine.ensemble.texts):
+            raise InputError(f"slot: expected 0 to {len(engine.ensemble.texts) - 1}, got {slot}")
+        with self._lock:
+            engine.cancel.clear()
+            reused = engine.ensemble.begin(slot, prompts)
+        limits = replace(limits, stop=(*limits.stop, *self._stops()))
+        sampler = Sampler(sampling, self._speaker, engine.shared.n_vocab, seed)
+        decoder = Decoder(
+            engine.ensemble,
+            engine.composite,
+            slot,
+            (lambda: knobs) if knobs is not None else (lambda: self.knobs),
+            sampler,
+            Noise(seed),
+            limits,
+            engine.shared.eog,
+            self._speaker.piece,
+        )
+        decoder.statistics.n_reused = reused
+        return Answer(self, decoder, seed)
+
+    def _decode(self, decoder: Decoder) -> Iterator[TokenEvent]:
+        """The decoder's events, each made under the lock and only while the slot still holds its text."""
+        text = self._engine.ensemble.texts[decoder.slot]
+        if decoder.limits.max_tokens == 0:
+            decoder.statistics.finish_reason = "length"
+            return
+        events = plain(decoder)
+        while True:
+            with self._lock:
+                if self._engine.ensemble.texts[decoder.slot] is not text:
+                    raise EngineError(f"slot {decoder.slot}: another answer was begun here, this one cannot go on")
+                event = next(events, None)
+            if event is None:
+                return
+            yield event
+
+    def _next_seed(self) -> int:
+        return self._seeds.getrandbits(32) if self._seeds else fresh_seed()
+
+    def _stops(self) -> tuple[str, ...]:
+        return (*self.family.stop, *((TRANSCRIPT_STOP,) if self._prompt_style == "transcript" else ()))
+
+    # ---- prompts
+
+    @property
+    def template(self) -> Template:
+        """The chat template all members get: the given one, the tuned model's, or ChatML."""
+        if self._template is None:
+            source = BUILTIN.get(self._template_source or "", self._template_source)
+            source = source or self._speaker.chat_template or BUILTIN["chatml"]
+            bos, eos = (self._special_text(token) for token in (self._speaker.bos, self._speaker.eos))
+            self._template = Template(source, bos=bos, eos=eos, trusted=self.family == bundled_family())
+        return self._template
+
+    def chat_prompts(self, messages: Messages, tools: Sequence[Mapping[str, Any]] | None = None) -> list[list[int]]:
+        """Token ids of a conversation for each member."""
+        ids = self._text_ids(self.template.render(messages, tools=tools), special=True)
+        prompts = [ids] * len(self._engine.ensemble.members)
+        if self._prompt_style == "transcript":
+            plain_ids = self._text_ids(transcript(messages))
+            roles = self._engine.ensemble.roles
+            for index in {roles.base, *(reference for _, reference in roles.deltas)}:
+                prompts[index] = plain_ids
+        return prompts
+
+    def _text_ids(self, text: str, special: bool = True) -> list[int]:
+        """Token ids of a prompt, with exactly one BOS where the model wants one."""
+        add_bos = not has_bos(text, self._special_text(self._speaker.bos))
+        return self._speaker.tokenize(visible_text(text), add_bos=add_bos, special=special)
+
+    def _special_text(self, token: int) -> str:
+        return self._speaker.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+    # ---- llama_cpp.Llama's interface
+
+    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+        """Token ids of UTF-8 bytes."""
+        return self._speaker.tokenize(text, add_bos, special)
+
+    def detokenize(self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False) -> bytes:
+        """Bytes of token ids; ``prev_tokens`` is accepted for compatibility and makes no difference."""
+        return self._speaker.detokenize(tokens, special)
+
+    def create_completion(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        typical_p: float = 1.0,
+        logprobs: int | None = None,
+        echo: bool = False,
+        stop: str | Sequence[str] | None = (),
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        top_k: int = 40,
+        stream: bool = False,
+        seed: int | None = None,
+        tfs_z: float = 1.0,
+        mirostat_mode: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
+        model: str | None = None,
+        grammar: Any = None,
+        logit_bias: Mapping[int, float] | None = None,
+        knobs: Knobs | None = None,
+    ) -> dict[str, Any] | Iterator[dict[str, Any]]:
+        """Continue a text; arguments and result as ``llama_cpp.Llama.create_completion``, plus ``knobs``.
+
+        ``max_tokens`` None or below 1 goes on to the context's end. ``suffix`` and ``tfs_z`` cannot be honoured and
+        are refused.
+        """
+        _refuse(suffix=suffix, tfs_z=None if tfs_z == 1.0 else tfs_z)
+        sampling = _sampling(locals())
+        limits = _limits(max_tokens, stop, logprobs)
+        echoed = (prompt if isinstance(prompt, str) else self.detokenize(prompt).decode("utf-8", "replace")) if echo else ""
+        shape = responses.Shape("completion", model or self.family.name, logprobs)
+        answer = self.complete(prompt, sampling=sampling, limits=limits, knobs=knobs)
+        return _respond(shape, answer, stream, echoed)
+
+    __call__ = create_completion
+
+    def create_chat_completion(
+        self,
+        messages: Messages,
+        functions: Sequence[Mapping[str, Any]] | None = None,
+        function_call: str | Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        temperature: float = 0.2,
+        top_p: float = 0.95,
+        top_k: int = 40,
+        min_p: float = 0.05,
+        typical_p: float = 1.0,
+        stream: bool = False,
+        stop: str | Sequence[str] | None = (),
+        seed: int | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        max_tokens: int | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        tfs_z: float = 1.0,
+        mirostat_mode: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
+        model: str | None = None,
+        grammar: Any = None,
+        logit_bias: Mapping[int, float] | None = None,
+        logprobs: bool | None = None,
+        top_logprobs: int | None = None,
+        knobs: Knobs | None = None,
+    ) -> dict[str, Any] | Iterator[dict[str, Any]]:
+        """Answer a conversation; arguments and result as ``llama_cpp.Llama.create_chat_completion``, plus ``knobs``.
+
+        ``functions``, ``function_call``, ``tool_choice`` and ``tfs_z`` cannot be honoured and are refused; ``tools``
+        reach the template.
+        """
+        tool_choice = None if tool_choice in ("auto", "none") else tool_choice
+        _refuse(
+            functions=functions,
+            function_call=function_call,
+            tool_choice=tool_choice,
+            tfs_z=None if tfs_z == 1.0 else tfs_z,
+        )
+        grammar = grammar or _format_grammar(response_format)
+        sampling = _sampling(locals())
+        n_logprobs = (top_logprobs or 0) if logprobs else None
+        shape = responses.Shape("chat", model or self.family.name, n_logprobs)
+        limits = _limits(max_tokens, stop, n_logprobs)
+        answer = self.chat(messages, sampling=sampling, limits=limits, knobs=knobs, tools=tools)
+        return _respond(shape, answer, stream)
+
+    # ---- its life
+
+    def validate(self) -> None:
+        """Check that every cache holds what it should; EngineError when not."""
+        with self._lock:
+            for slot in range(len(self._engine.ensemble.texts)):
+                self._engine.ensemble.validate(slot)
+
+    def close(self) -> None:
+        """Free contexts and weights. Answers that were not finished cannot go on."""
+        with self._lock:
+            self._engine.close()
+
+    def __enter__(self) -> EFT:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+# ---- arguments
+
+
+def _family(
+    base: str | None, tuned: str | None, reference: str | None, family: Family | str | Path | None
+) -> Family:
+    """The family that the arguments name."""
+    if base is None:
+        if tuned or reference:
+            raise InputError("base: expected a path beside tuned and reference, got none", "Name all three models")
+        if isinstance(family, Family):
+            return family
+        return bundled_family() if family is None else load_family(family)
+    if family is not None:
+        raise InputError("family: expected either a family or a base, got both")
+    if (tuned is None) != (reference is None):
+        missing = "tuned" if tuned is None else "reference"
+        raise InputError(f"{missing}: expected tuned and reference together, got one", "EFT needs both small models")
+    deltas = (Delta("tuned", tuned, reference),) if tuned is not None and reference is not None else ()
+    return Family(name=Path(base).stem, base=base, deltas=deltas)
+
+
+def _settings(
+    settings: ModelSettings | Mapping[str, ModelSettings] | None, options: Mapping[str, Any]
+) -> ModelSettings | Mapping[str, ModelSettings]:
+    """Settings from either form; InputError names an unknown option, which llama_cpp.Llama would swallow."""
+    if settings is not None and options:
+        raise InputError(f"{next(iter(options))}: expected inside settings, since settings are given")
+    if settings is not None:
+        return settings
+    unknown = sorted(set(options) - set(ModelSettings.__dataclass_fields__))
+    if unknown:
+        raise InputError(f"unknown option {unknown[0]!r}", "See eftlite.ModelSettings for those of a model")
+    return ModelSettings(**options)
+
+
+def _refuse(**options: Any) -> None:
+    """A knob that cannot be honoured is refused, never ignored."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"{name}: this cannot be done with EFT", "Leave it out")
+
+
+def _sampling(arguments: Mapping[str, Any]) -> Sampling:
+    """Sampling from the arguments of a ``create_…`` method."""
+    names = set(Sampling.__dataclass_fields__) & set(arguments) - {"grammar", "logit_bias"}
+    options = {name: arguments[name] for name in names}
+    grammar = arguments["grammar"]
+    return Sampling(
+        **options,
+        mirostat=arguments["mirostat_mode"],
+        grammar=getattr(grammar, "_grammar", grammar),  # a llama_cpp.LlamaGrammar keeps its text there
+        logit_bias={int(token): float(bias) for token, bias in (arguments["logit_bias"] or {}).items()},
+    )
+
+
+def _limits(max_tokens: int | None, stop: str | Sequence[str] | None, n_top: int | None) -> Limits:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    return Limits(max_tokens if max_tokens is not None and max_tokens > 0 else None, stops, n_top or 0)
+
+
+def _format_grammar(response_format: Mapping[str, Any] | None) -> str | None:
+    """GBNF for ``{"type": "json_object"}``, with or without a schema, and for OpenAI's ``json_schema``."""
+    kind = (response_format or {}).get("type", "text")
+    if response_format is None or kind == "text":
+        return None
+    from llama_cpp.llama_grammar import JSON_GBNF, json_schema_to_gbnf
+
+    schema = response_format.get("schema")
+    if kind == "json_schema":
+        schema = (response_format.get("json_schema") or {}).get("schema")
+    elif kind != "json_object":
+        raise InputError(f"response_format: expected text, json_object or json_schema, got {kind!r}")
+    if schema is None:
+        return str(JSON_GBNF)
+    try:
+        return str(json_schema_to_gbnf(json.dumps(schema)))
+    except Exception as error:  # the converter raises whatever its parsing meets
+        raise InputError(f"response_format: the schema cannot be turned into a grammar: {error}") from None
+
+
+def _respond(
+    shape: responses.Shape, answer: Answer, stream: bool, prompt: str = ""
+) -> dict[str, Any] | Iterator[dict[str, Any]]:
+    if stream:
+        return responses.stream(shape, iter(answer), prompt)
+    events = list(answer)
+    return responses.whole(shape, events, answer.statistics, answer.seed, prompt)

@@ -1,0 +1,246 @@
+"""The decoding loops: plain EFT, token by token. Yields one event for each token, with statistics.
+
+The algorithm, in the paper's words: evaluate base, tuned and reference on the text; combine their log-probabilities;
+draw from the result; append; repeat.
+
+Knows ensembles, laws and events; chat, templates and files are eft.py's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from eftlite.composite import Composite, Recipe, Row
+from eftlite.ensemble import Ensemble
+from eftlite.errors import Cancelled
+from eftlite.noise import Noise
+from eftlite.sampling import Sampler
+from eftlite.settings import Knobs, Limits
+from eftlite.text import TextStream
+from eftlite.verify import draw
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of a member's likeliest next tokens."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One token of an answer, or its end.
+
+    Attributes:
+        id: the token; -1 when the answer ended without one (a stop by the user).
+        text: what has become visible; may be empty, since UTF-8 and stop strings are held back across tokens.
+        piece: the token's own bytes.
+        logprob: its log-probability under the composite.
+        shift: TV(tuned, composite), how far the base changed the tuned model's mind; None without a tuned model.
+        origin: "plain", or for speculation "accepted", "corrected" (a draft was refused here) or "bonus".
+        top: likeliest candidates, by member's name and "eft", when asked for.
+        finish_reason: "stop", "length" or "cancelled" at the last event, else None.
+    """
+
+    id: int
+    text: str
+    piece: bytes = b""
+    logprob: float = 0.0
+    shift: float | None = None
+    origin: str = "plain"
+    top: dict[str, tuple[Candidate, ...]] | None = None
+    finish_reason: str | None = None
+
+
+@dataclass
+class Statistics:
+    """What one answer took; seconds are wall clock.
+
+    Attributes:
+        n_prompt: tokens of the base's prompt; n_reused of them were still in the cache.
+        prompt_s: until the first token; decode_s: from there to the end.
+        member_s: seconds in ``llama_decode`` by member's name, prompt included.
+        shift: mean of the events' shifts.
+    """
+
+    n_prompt: int = 0
+    n_reused: int = 0
+    n_tokens: int = 0
+    prompt_s: float = 0.0
+    decode_s: float = 0.0
+    member_s: dict[str, float] = field(default_factory=dict)
+    shift: float | None = None
+    finish_reason: str | None = None
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decoding speed, the first token left out; 0 when there was no second."""
+        return (self.n_tokens - 1) / self.decode_s if self.n_tokens > 1 and self.decode_s > 0 else 0.0
+
+
+class Decoder:
+    """One answer in the making: what the loops share.
+
+    Args:
+        ensemble: whose slot already holds the prompts (``Ensemble.begin``).
+        composite: combines the rows.
+        slot: which text.
+        knobs: asked before every token, so that they can change in the middle.
+        sampler: makes the law; closed by the caller.
+        noise: draws from it.
+        limits: where the answer ends.
+        end_tokens: ids that end it.
+        piece: bytes of a token.
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        composite: Composite,
+        slot: int,
+        knobs: Callable[[], Knobs],
+        sampler: Sampler,
+        noise: Noise,
+        limits: Limits,
+        end_tokens: frozenset[int],
+        piece: Callable[[int], bytes],
+    ) -> None:
+        self.ensemble, self.composite, self.slot = ensemble, composite, slot
+        self.sampler, self.noise, self.limits = sampler, noise, limits
+        self.statistics = Statistics(n_prompt=ensemble.texts[slot].length(ensemble.roles.base))
+        self._knobs, self._recipe = knobs, Recipe.of(knobs(), ensemble.roles)
+        self._end_tokens, self._piece = end_tokens, piece
+        self._stream = TextStream(limits.stop)
+        self._scores = np.empty(ensemble.n_vocab, np.float32)  # (n_vocab,)
+        self._shifts: list[float] = []
+        self._began = time.perf_counter()
+        self._seconds_before = [member.seconds for member in ensemble.members]
+
+    # ---- one token
+
+    @property
+    def recipe(self) -> Recipe:
+        """The members' weights for the next token."""
+        knobs = self._knobs()
+        if knobs is not self._recipe.knobs:
+            self._recipe = Recipe.of(knobs, self.ensemble.roles)
+        return self._recipe
+
+    @property
+    def position(self) -> int:
+        """Tokens already in the answer: the noise's key."""
+        return len(self.ensemble.texts[self.slot].answer)
+
+    def step(self) -> TokenEvent:
+        """Evaluate, combine, draw, append."""
+        recipe = self.recipe
+        rows = self.ensemble.rows(self.slot, recipe.needed)
+        scores = self.composite.combine(rows, recipe, self._scores)
+        if self.sampler.sampling.mirostat:
+            token = self.sampler.select(scores)
+        else:
+            token = draw(self.sampler.law(scores), self.noise, self.position)
+        event = self.event(token, scores, rows, recipe)
+        self.commit([token])
+        return event
+
+    def commit(self, tokens: Sequence[int]) -> None:
+        """Make drawn tokens part of the text and of the sampler's memory."""
+        for token in tokens:
+            self.sampler.accept(token)
+        self.ensemble.settle(self.slot, tokens)
+
+    def event(
+        self, token: int, scores: Row, rows: Sequence[Row | None], recipe: Recipe, origin: str = "plain"
+    ) -> TokenEvent:
+        """Describe a drawn token, and decide whether it ends the answer."""
+        normaliser = self.composite.log_normaliser(scores)
+        tuned = None if recipe.tuned is None else rows[recipe.tuned]
+        shift = None if tuned is None else self.composite.shift(scores, normaliser, tuned)
+        if shift is not None:
+            self._shifts.append(shift)
+        statistics = self.statistics
+        statistics.n_tokens += 1
+        if statistics.n_tokens == 1:
+            statistics.prompt_s = time.perf_counter() - self._began
+        piece = self._piece(token)
+        text, finish = self._advance(token, piece)
+        statistics.finish_reason = finish
+        return TokenEvent(
+            id=token,
+            text=text,
+            piece=piece,
+            logprob=float(scores[token]) - normaliser,
+            shift=shift,
+            origin=origin,
+            top=self._top(scores, normaliser, rows) if self.limits.n_top else None,
+            finish_reason=finish,
+        )
+
+    def _advance(self, token: int, piece: bytes) -> tuple[str, str | None]:
+        """Text that becomes visible with this token, and why the answer ends with it, if it does."""
+        if token in self._end_tokens:
+            return self._stream.finish(), "stop"
+        text = self._stream.push(piece)
+        if self._stream.stopped is not None:
+            return text, "stop"
+        if self.statistics.n_tokens == self.limits.max_tokens or self.ensemble.room(self.slot) <= 1:
+            return text + self._stream.finish(), "length"
+        return text, None
+
+    def _top(
+        self, scores: Row, normaliser: float, rows: Sequence[Row | None]
+    ) -> dict[str, tuple[Candidate, ...]]:
+        """The likeliest candidates of the composite and of every member that was evaluated."""
+        top = {"eft": self._candidates(scores, normaliser)}
+        for member, row in zip(self.ensemble.members, rows, strict=True):
+            if row is not None:
+                top[member.name] = self._candidates(row, self.composite.log_normaliser(row))
+        return top
+
+    def _candidates(self, scores: Row, normaliser: float) -> tuple[Candidate, ...]:
+        n = min(self.limits.n_top, len(scores))
+        best = np.argpartition(-scores, n - 1)[:n]  # (n,)
+        ordered = sorted((-float(scores[i]), int(i)) for i in best)
+        return tuple(
+            Candidate(token, self._piece(token).decode("utf-8", "replace"), -score - normaliser)
+            for score, token in ordered
+        )
+
+    # ---- the end
+
+    def finish(self) -> None:
+        """Fill in the statistics."""
+        statistics, ensemble = self.statistics, self.ensemble
+        statistics.decode_s = time.perf_counter() - self._began - statistics.prompt_s
+        statistics.member_s = {
+            member.name: member.seconds - before
+            for member, before in zip(ensemble.members, self._seconds_before, strict=True)
+        }
+        if self._shifts:
+            statistics.shift = float(np.mean(self._shifts))
+
+    def cancelled(self) -> TokenEvent:
+        """The last event of an answer that the user stopped; what was shown stays."""
+        self.statistics.finish_reason = "cancelled"
+        return TokenEvent(id=-1, text=self._stream.finish(), finish_reason="cancelled")
+
+
+def plain(decoder: Decoder) -> Iterator[TokenEvent]:
+    """Decode token by token until the answer ends."""
+    try:
+        while True:
+            event = decoder.step()
+            yield event
+            if event.finish_reason:
+                return
+    except Cancelled:
+        yield decoder.cancelled()
+    finally:
+        decoder.finish()

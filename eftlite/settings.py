@@ -1,0 +1,243 @@
+"""Frozen dataclasses with every default, each value checked once, when it is made.
+
+Knows numbers and words, never models: no file is opened here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from eftlite.errors import InputError
+
+KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+RULES = ("gumbel", "block", "token")
+MAX_SEED = 2**64 - 1
+
+
+def _check_number(name: str, value: float, low: float, high: float) -> None:
+    """Raise InputError unless ``low <= value <= high`` and the value is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
+    if not low <= value <= high:
+        raise InputError(f"{name}: expected a number from {low:g} to {high:g}, got {value:g}")
+
+
+def _check_integer(name: str, value: int, low: int, high: int) -> None:
+    """Raise InputError unless value is an integer with ``low <= value <= high``."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InputError(f"{name}: expected an integer from {low} to {high}, got {value!r}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise InputError unless value is one of choices."""
+    if value not in choices:
+        raise InputError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How one model is loaded and where it runs; names as in llama.cpp.
+
+    Attributes:
+        n_gpu_layers: layers on the GPU; -1 means all.
+        n_threads: threads for single tokens; 0 means the physical cores.
+        n_threads_batch: threads for batches; 0 means the same as n_threads.
+        n_batch: tokens handed to one ``llama_decode``.
+        n_ubatch: tokens computed at once inside llama.cpp.
+        type_k, type_v: types of the KV cache; a quantized type_v needs flash attention.
+        flash_attn: None lets llama.cpp decide.
+        swa_full: keep whole caches for sliding-window models, without which they cannot rewind.
+        n_rs_seq: snapshots kept by recurrent and hybrid models, so that they can rewind that many tokens.
+    """
+
+    n_gpu_layers: int = 0
+    main_gpu: int = 0
+    tensor_split: tuple[float, ...] | None = None
+    split_mode: str = "layer"
+    offload_kqv: bool = True
+    flash_attn: bool | None = None
+    type_k: str = "f16"
+    type_v: str = "f16"
+    n_threads: int = 0
+    n_threads_batch: int = 0
+    n_batch: int = 512
+    n_ubatch: int = 512
+    use_mmap: bool = True
+    use_mlock: bool = False
+    swa_full: bool = True
+    n_rs_seq: int = 0
+
+    def __post_init__(self) -> None:
+        _check_integer("n_gpu_layers", self.n_gpu_layers, -1, 1_000_000)
+        _check_integer("n_threads", self.n_threads, 0, 512)
+        _check_integer("n_threads_batch", self.n_threads_batch, 0, 512)
+        _check_integer("n_batch", self.n_batch, 1, 1 << 20)
+        _check_integer("n_ubatch", self.n_ubatch, 1, 1 << 20)
+        _check_integer("n_rs_seq", self.n_rs_seq, 0, 64)
+        _check_choice("split_mode", self.split_mode, ("none", "layer", "row"))
+        _check_choice("type_k", self.type_k, KV_TYPES)
+        _check_choice("type_v", self.type_v, KV_TYPES)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """One (tuned, reference) pair of model references with the strength it has by default."""
+
+    name: str
+    tuned: str
+    reference: str
+    alpha: float = 1.0
+
+
+@dataclass(frozen=True)
+class Family:
+    """The models that share one vocabulary: a base and its deltas, each named by a path or a hub reference.
+
+    ``real`` is the large model fine-tuned for real, for comparison only; ``template`` replaces the tuned model's
+    chat template; ``stop`` adds stop strings.
+    """
+
+    name: str
+    base: str
+    deltas: tuple[Delta, ...] = ()
+    real: str | None = None
+    template: str | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """What can change between two tokens; nothing here touches a cache.
+
+    Attributes:
+        alphas: strength of each delta, in the family's order.
+        beta: weight of the up-scaling delta ``log p_base - log p_reference``.
+        conservative_p: outside the tuned model's top-p set the up-scaling weight is 1; None switches this off.
+        control_tokens: treat control tokens in the same way (see composite.py).
+        allow_negative: alpha < 0 reverses a tune, alignment included, and must be asked for.
+    """
+
+    alphas: tuple[float, ...] = (1.0,)
+    beta: float = 1.0
+    conservative_p: float | None = None
+    control_tokens: bool = True
+    allow_negative: bool = False
+
+    def __post_init__(self) -> None:
+        for alpha in self.alphas:
+            _check_number("alpha", alpha, -100.0, 100.0)
+            if alpha < 0 and not self.allow_negative:
+                raise InputError(
+                    f"alpha: expected a number from 0 to 100, got {alpha:g}",
+                    "A negative alpha reverses a tune, alignment included; ask for it with --allow-negative-alpha",
+                )
+        _check_number("beta", self.beta, 0.0, 100.0)
+        if self.conservative_p is not None:
+            _check_number("conservative_p", self.conservative_p, 0.0, 1.0)
+
+    def with_alpha(self, index: int, alpha: float) -> Knobs:
+        """The same knobs with one delta's strength changed."""
+        return replace(self, alphas=self.alphas[:index] + (alpha,) + self.alphas[index + 1 :])
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn from the composite; llama.cpp's samplers in llama-cpp-python's order and meaning.
+
+    ``temperature == 0`` is greedy. ``seed`` None draws a fresh one. ``mirostat`` 1 or 2 replaces the filters and
+    cannot be verified, so it switches speculation off.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_last_n: int = 64
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    grammar: str | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_number("temperature", self.temperature, 0.0, 100.0)
+        _check_integer("top_k", self.top_k, -1, 1 << 30)
+        _check_number("top_p", self.top_p, 0.0, 1.0)
+        _check_number("min_p", self.min_p, 0.0, 1.0)
+        _check_number("typical_p", self.typical_p, 0.0, 1.0)
+        _check_number("repeat_penalty", self.repeat_penalty, 0.01, 100.0)
+        _check_number("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
+        _check_number("presence_penalty", self.presence_penalty, -100.0, 100.0)
+        _check_integer("penalty_last_n", self.penalty_last_n, -1, 1 << 20)
+        _check_number("dry_multiplier", self.dry_multiplier, 0.0, 100.0)
+        _check_number("dry_base", self.dry_base, 0.0, 100.0)
+        _check_integer("dry_allowed_length", self.dry_allowed_length, 0, 1 << 20)
+        _check_integer("mirostat", self.mirostat, 0, 2)
+        _check_number("mirostat_tau", self.mirostat_tau, 0.0, 100.0)
+        _check_number("mirostat_eta", self.mirostat_eta, 0.0, 100.0)
+        for token_id, bias in self.logit_bias.items():
+            _check_integer("logit_bias token id", token_id, 0, 1 << 24)
+            if isinstance(bias, bool) or not isinstance(bias, int | float) or math.isnan(bias) or bias == math.inf:
+                raise InputError(f"logit_bias of token {token_id}: expected a number or -inf, got {bias!r}")
+        if self.seed is not None:
+            _check_integer("seed", self.seed, 0, MAX_SEED)
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """How drafts are made and verified.
+
+    Attributes:
+        enabled: False decodes plainly.
+        drafter: "tuned", "lookup", "lookup+tuned", or the name of another member.
+        rule: "gumbel" (same seed, same text), "block" (fastest) or "token" (reference).
+        n_draft: tokens to draft at a time; None lets the pace choose.
+        max_draft: the most the pace may choose.
+    """
+
+    enabled: bool = True
+    drafter: str = "tuned"
+    rule: str = "gumbel"
+    n_draft: int | None = None
+    max_draft: int = 16
+
+    def __post_init__(self) -> None:
+        _check_choice("rule", self.rule, RULES)
+        _check_integer("max_draft", self.max_draft, 1, 64)
+        if self.n_draft is not None:
+            _check_integer("n_draft", self.n_draft, 1, 64)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where an answer ends, whatever the model says.
+
+    ``max_tokens`` None means up to the context; ``n_top`` asks for that many top candidates of each member per token.
+    """
+
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    n_top: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None:
+            _check_integer("max_tokens", self.max_tokens, 0, 1 << 30)
+        _check_integer("n_top", self.n_top, 0, 100)
+        if any(not text for text in self.stop):
+            raise InputError("stop: expected non-empty strings, got an empty one")
+
+
+def from_options(cls: type[Any], options: Mapping[str, Any]) -> Any:
+    """Make a settings object from options, leaving out those that are None so that defaults stand."""
+    return cls(**{name: value for name, value in options.items() if value is not None})

@@ -1,0 +1,1 @@
+"""Making and comparing quantizations of a family; imports eftlite, never the reverse."""

@@ -1,0 +1,1 @@
+"""Tests mirror the package file for file; none needs the network."""

@@ -1,0 +1,1 @@
+"""Hostile input and load in quantity; not part of the default run."""
