@@ -24,8 +24,10 @@ from eftlite.generate import Decoder, Statistics, TokenEvent, plain
 from eftlite.llama import log_to_stderr
 from eftlite.loading import Progress, load
 from eftlite.noise import Noise, fresh_seed
+from eftlite.planning import Planner
 from eftlite.sampling import Sampler
 from eftlite.settings import Delta, Family, Knobs, Limits, ModelSettings, Sampling, Speculation
+from eftlite.speculative import Rounds, speculative
 from eftlite.template import BUILTIN, Template, has_bos, transcript
 from eftlite.text import visible_text
 
@@ -42,10 +44,10 @@ class Answer:
         statistics: complete once the events are exhausted.
     """
 
-    def __init__(self, eft: EFT, decoder: Decoder, seed: int) -> None:
+    def __init__(self, eft: EFT, decoder: Decoder, rounds: Rounds | None, seed: int) -> None:
         self.seed = seed
         self.statistics: Statistics = decoder.statistics
-        self._events = eft._decode(decoder)
+        self._events = eft._decode(decoder, rounds)
 
     def __iter__(self) -> Iterator[TokenEvent]:
         return self._events
@@ -116,6 +118,9 @@ class EFT:
         self._prompt_style = prompt_style
         self._lock = threading.Lock()
         self._engine = load(self.family, n_ctx, n_slots, _settings(settings, model_settings), progress)
+        self._planner = Planner(
+            self._engine, self.speculation, None if progress is None else lambda name: progress(f"timing {name}", 0.0)
+        )
         self._speaker = self._engine.models[self._engine.first_tuned or 0]
         self._template_source = template or self.family.template
         self._template: Template | None = None
@@ -167,6 +172,7 @@ class EFT:
         sampling: Sampling | None = None,
         limits: Limits | None = None,
         knobs: Knobs | None = None,
+        speculation: Speculation | None = None,
         slot: int = 0,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> Answer:
@@ -176,11 +182,12 @@ class EFT:
             messages: ``{"role", "content"}`` each, ending with the user's turn.
             sampling: how tokens are drawn.
             limits: where the answer ends; the family's stop strings are added.
+            speculation: how drafts are made and verified; None takes the object's.
             knobs: for this answer; None follows ``self.knobs``, even while the answer is being made.
             slot: whose cached prefix is reused.
             tools: passed to the template.
         """
-        return self._answer(self.chat_prompts(messages, tools), sampling, limits, knobs, slot)
+        return self._answer(self.chat_prompts(messages, tools), sampling, limits, knobs, speculation, slot)
 
     def complete(
         self,
@@ -189,6 +196,7 @@ class EFT:
         sampling: Sampling | None = None,
         limits: Limits | None = None,
         knobs: Knobs | None = None,
+        speculation: Speculation | None = None,
         slot: int = 0,
     ) -> Answer:
         """Continue a text or token ids; see ``chat``."""
@@ -197,7 +205,7 @@ class EFT:
         if any(not 0 <= token < self.n_vocab for token in ids):
             raise InputError(f"prompt: expected token ids from 0 to {self.n_vocab - 1}, got one outside")
         prompts = [ids] * len(self._engine.ensemble.members)
-        return self._answer(prompts, sampling, limits, knobs, slot)
+        return self._answer(prompts, sampling, limits, knobs, speculation, slot)
 
     def stop(self) -> None:
         """End the answer that is being made, from any thread; what was decoded stays."""
@@ -209,6 +217,7 @@ class EFT:
         sampling: Sampling | None,
         limits: Limits | None,
         knobs: Knobs | None,
+        speculation: Speculation | None,
         slot: int,
     ) -> Answer:
         sampling, limits = sampling or Sampling(), limits or Limits()
@@ -233,15 +242,15 @@ class EFT:
             self._speaker.piece,
         )
         decoder.statistics.n_reused = reused
-        return Answer(self, decoder, seed)
+        return Answer(self, decoder, self._planner.rounds(decoder, speculation or self.speculation), seed)
 
-    def _decode(self, decoder: Decoder) -> Iterator[TokenEvent]:
+    def _decode(self, decoder: Decoder, rounds: Rounds | None) -> Iterator[TokenEvent]:
         """The decoder's events, each made under the lock and only while the slot still holds its text."""
         text = self._engine.ensemble.texts[decoder.slot]
         if decoder.limits.max_tokens == 0:
             decoder.statistics.finish_reason = "length"
             return
-        events = plain(decoder)
+        events = plain(decoder) if rounds is None else speculative(rounds)
         while True:
             with self._lock:
                 if self._engine.ensemble.texts[decoder.slot] is not text:

@@ -21,7 +21,7 @@ from eftlite.noise import Noise
 from eftlite.sampling import Sampler
 from eftlite.settings import Knobs, Limits
 from eftlite.text import TextStream
-from eftlite.verify import draw
+from eftlite.verify import Law, draw
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,36 @@ class TokenEvent:
 
 
 @dataclass
+class DraftStatistics:
+    """What became of the drafts of one answer.
+
+    Attributes:
+        lengths: how often each draft length was used.
+        accepted_at, tried_at: by position in the draft, counted while every token before was accepted.
+    """
+
+    n_rounds: int = 0
+    n_drafted: int = 0
+    n_accepted: int = 0
+    lengths: dict[int, int] = field(default_factory=dict)
+    accepted_at: list[int] = field(default_factory=list)
+    tried_at: list[int] = field(default_factory=list)
+
+    def add(self, n_drafted: int, n_accepted: int) -> None:
+        """Count one round."""
+        self.n_rounds += 1
+        self.n_drafted += n_drafted
+        self.n_accepted += n_accepted
+        self.lengths[n_drafted] = self.lengths.get(n_drafted, 0) + 1
+        missing = n_drafted - len(self.tried_at)
+        self.tried_at += [0] * missing
+        self.accepted_at += [0] * missing
+        for i in range(min(n_accepted + 1, n_drafted)):
+            self.tried_at[i] += 1
+            self.accepted_at[i] += i < n_accepted
+
+
+@dataclass
 class Statistics:
     """What one answer took; seconds are wall clock.
 
@@ -67,6 +97,8 @@ class Statistics:
         prompt_s: until the first token; decode_s: from there to the end.
         member_s: seconds in ``llama_decode`` by member's name, prompt included.
         shift: mean of the events' shifts.
+        speculation: how drafts were made, or why there were none.
+        drafts: what became of them.
     """
 
     n_prompt: int = 0
@@ -77,6 +109,8 @@ class Statistics:
     member_s: dict[str, float] = field(default_factory=dict)
     shift: float | None = None
     finish_reason: str | None = None
+    speculation: str = "off"
+    drafts: DraftStatistics | None = None
 
     @property
     def tokens_per_s(self) -> float:
@@ -115,10 +149,12 @@ class Decoder:
         self.sampler, self.noise, self.limits = sampler, noise, limits
         self.statistics = Statistics(n_prompt=ensemble.texts[slot].length(ensemble.roles.base))
         self._knobs, self._recipe = knobs, Recipe.of(knobs(), ensemble.roles)
-        self._end_tokens, self._piece = end_tokens, piece
+        self.end_tokens, self._piece = end_tokens, piece
         self._stream = TextStream(limits.stop)
         self._scores = np.empty(ensemble.n_vocab, np.float32)  # (n_vocab,)
         self._shifts: list[float] = []
+        self.last_rows: list[Row | None] = []  # of the last plain step
+        self.last_law: Law | None = None
         self._began = time.perf_counter()
         self._seconds_before = [member.seconds for member in ensemble.members]
 
@@ -139,13 +175,16 @@ class Decoder:
 
     def step(self) -> TokenEvent:
         """Evaluate, combine, draw, append."""
+        if self.ensemble.members[0].cancel.is_set():  # a device that cannot stop inside a decode stops here
+            raise Cancelled("stopped on request")
         recipe = self.recipe
         rows = self.ensemble.rows(self.slot, recipe.needed)
         scores = self.composite.combine(rows, recipe, self._scores)
         if self.sampler.sampling.mirostat:
             token = self.sampler.select(scores)
         else:
-            token = draw(self.sampler.law(scores), self.noise, self.position)
+            self.last_rows, self.last_law = rows, self.sampler.law(scores)
+            token = draw(self.last_law, self.noise, self.position)
         event = self.event(token, scores, rows, recipe)
         self.commit([token])
         return event
@@ -157,9 +196,16 @@ class Decoder:
         self.ensemble.settle(self.slot, tokens)
 
     def event(
-        self, token: int, scores: Row, rows: Sequence[Row | None], recipe: Recipe, origin: str = "plain"
+        self,
+        token: int,
+        scores: Row,
+        rows: Sequence[Row | None],
+        recipe: Recipe,
+        origin: str = "plain",
+        n_ahead: int = 0,
     ) -> TokenEvent:
-        """Describe a drawn token, and decide whether it ends the answer."""
+        """Describe a drawn token, and decide whether it ends the answer; ``n_ahead`` tokens before it are not yet
+        part of the text."""
         normaliser = self.composite.log_normaliser(scores)
         tuned = None if recipe.tuned is None else rows[recipe.tuned]
         shift = None if tuned is None else self.composite.shift(scores, normaliser, tuned)
@@ -170,7 +216,7 @@ class Decoder:
         if statistics.n_tokens == 1:
             statistics.prompt_s = time.perf_counter() - self._began
         piece = self._piece(token)
-        text, finish = self._advance(token, piece)
+        text, finish = self._advance(token, piece, n_ahead)
         statistics.finish_reason = finish
         return TokenEvent(
             id=token,
@@ -183,14 +229,14 @@ class Decoder:
             finish_reason=finish,
         )
 
-    def _advance(self, token: int, piece: bytes) -> tuple[str, str | None]:
+    def _advance(self, token: int, piece: bytes, n_ahead: int) -> tuple[str, str | None]:
         """Text that becomes visible with this token, and why the answer ends with it, if it does."""
-        if token in self._end_tokens:
+        if token in self.end_tokens:
             return self._stream.finish(), "stop"
         text = self._stream.push(piece)
         if self._stream.stopped is not None:
             return text, "stop"
-        if self.statistics.n_tokens == self.limits.max_tokens or self.ensemble.room(self.slot) <= 1:
+        if self.statistics.n_tokens == self.limits.max_tokens or self.ensemble.room(self.slot) - n_ahead <= 1:
             return text + self._stream.finish(), "length"
         return text, None
 

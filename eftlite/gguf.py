@@ -3,7 +3,8 @@
 ``ggml_abort`` ends the process and no ``except`` can help, so every file is checked here, in Python, before llama.cpp
 sees it: what is opened (gguf_reader), the format (gguf_header), what makes a model plausible (gguf_rules).
 
-Not guaranteed: that the weights are good ones. A file may pass and still be refused by llama.cpp, with an error.
+Not guaranteed: that the weights are good ones, or that the file is still the same when llama.cpp opens it. A file may
+pass and still be refused by llama.cpp, with an error.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -143,9 +143,8 @@ def _check_whole(metadata: Mapping[str, Value], tensors: tuple[TensorInfo, ...])
 
 def _refuse_twins(path: Path, raw: RawHeader) -> None:
     """Two tokens with one text end the process in llama.cpp; equal hashes are only a reason to look."""
-    hashes = np.frombuffer(raw.token_hashes, dtype=np.int64)  # [n_vocab] int64
-    distinct = np.unique(hashes)
-    if distinct.size == hashes.size and hash(b"") not in raw.token_hashes:
+    hashes = np.sort(np.frombuffer(raw.token_hashes, dtype=np.int64))  # [n_vocab] int64
+    if not np.any(hashes[1:] == hashes[:-1]) and hash(b"") not in raw.token_hashes:
         return
     seen: dict[bytes, int] = {}
     for token_id, text in enumerate(_texts(path, raw.metadata[TOKENS])):
@@ -168,7 +167,7 @@ def _header(
         version=raw.version,
         architecture=architecture,
         name=shown(name, 200) if isinstance(name, str) else "",
-        metadata=MappingProxyType(metadata),
+        metadata=metadata,
         tensors=tensors,
         n_params=sum(one.n_elements for one in tensors),
         n_bytes=sum(one.n_bytes for one in tensors),

@@ -97,7 +97,9 @@ def _got(value: object) -> str:
     """A value of the wrong kind, for a message."""
     if value is None:
         return "nothing"
-    return f"'{shown(value)}'" if isinstance(value, str) else str(value) if isinstance(value, int | float) else "an array"
+    if isinstance(value, str):
+        return f"'{shown(value)}'"
+    return str(value) if isinstance(value, int | float) else "an array"
 
 
 def _architecture(metadata: Mapping[str, Value]) -> str:
@@ -119,6 +121,8 @@ def _check_shape(keys: _Keys) -> None:
     n_embd = keys.number("embedding_length", 1, 1 << 20, required=True) or 0
     keys.number("context_length", 1, 1 << 31, required=True)
     keys.number("vocab_size", 1, MAX_VOCABULARY)
+    if keys.metadata.get(f"{keys.architecture}.attention.causal") is False:
+        raise bad("expected a model that predicts the next token, got one that sees the whole text")
     recurrent = keys.architecture.startswith(_RECURRENT)
     low = 0 if recurrent else 1
     keys.numbers("feed_forward_length", 0 if keys.number("expert_count", 0, MAX_EXPERTS) else low, 1 << 24, n_layers)

@@ -200,14 +200,14 @@ class Speculation:
 
     Attributes:
         enabled: False decodes plainly.
-        drafter: "tuned", "lookup", "lookup+tuned", or the name of another member.
+        drafter: "auto" (the tuned model of the strongest delta), "lookup", "lookup+auto", or a member's name.
         rule: "gumbel" (same seed, same text), "block" (fastest) or "token" (reference).
         n_draft: tokens to draft at a time; None lets the pace choose.
         max_draft: the most the pace may choose.
     """
 
     enabled: bool = True
-    drafter: str = "tuned"
+    drafter: str = "auto"
     rule: str = "gumbel"
     n_draft: int | None = None
     max_draft: int = 16

@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 from eftlite.noise import ACCEPT, DRAFT, RESIDUAL, TARGET
 
 _DENSE = 4096  # candidates beyond which a table over the vocabulary is cheaper than sorting
+_NEGLIGIBLE = math.log(1e-8)  # of such a law, candidates that an estimate may leave out
 
 
 class Law(NamedTuple):
@@ -165,7 +166,7 @@ def block(
     position: int,
     round_index: int,
 ) -> Verdict:
-    """Block verification (Sun et al., algorithm 2): the longest prefix of the draft whose own test succeeds.
+    """Block verification (Sun et al.): the longest prefix of the draft whose own test succeeds.
 
     With ``P_0 = 1`` and ``P_i = min(1, P_(i-1) p_(i-1)(x_i) / q_(i-1)(x_i))``, the prefix of length i < n succeeds with
     probability ``S_i / (S_i + 1 - P_i)``, where ``S_i = sum (P_i p_i - q_i)+``, the whole draft with ``P_n``. After
@@ -223,10 +224,12 @@ def coincidence(p: Law, q: Law) -> float:
     """The chance that ``gumbel`` keeps a token drawn from q: ``sum_x 1 / sum_y max(p_y/p_x, q_y/q_x)``.
 
     At least ``overlap / (2 - overlap)``. Sorted by p/q, each inner sum is a tail of p over p_x plus a head of q over
-    q_x, so that k candidates cost k log k and not k squared.
+    q_x, so that k candidates cost k log k and not k squared. Of whole vocabularies only candidates above 1e-8 are
+    sorted, and the result is an estimate from below, by a few thousandths at most.
     """
     log_q = logprobs_at(q, p.ids)
-    both = (log_q > -np.inf) & (p.logprobs > -np.inf)
+    floor = _NEGLIGIBLE if p.ids.size > _DENSE else -math.inf
+    both = (log_q > floor) & (p.logprobs > floor)
     order = np.argsort(p.logprobs[both] - log_q[both])
     p_x, q_x = np.exp(p.logprobs[both][order]), np.exp(log_q[both][order])
     p_tail = np.cumsum(p_x[::-1])[::-1] + max(1.0 - float(p_x.sum()), 0.0)

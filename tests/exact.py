@@ -289,6 +289,7 @@ class World:
     ) -> None:
         self.seed, self.alpha, self.top_k, self.top_p, self.vocabulary = seed, alpha, top_k, top_p, vocabulary
         self._laws: dict[Prefix, tuple[Law, Law]] = {}
+        self.plain: dict[tuple[Prefix, int], NDArray[np.float64]] = {}
 
     def p(self, prefix: Prefix) -> Law:
         return self._at(prefix)[0]
@@ -314,14 +315,17 @@ class World:
 
 
 def plain_law(world: World, prefix: Prefix, n: int) -> NDArray[np.float64]:
-    """The joint law of the next n tokens of plain decoding."""
-    joint = np.zeros((world.vocabulary,) * n)
-    if n == 0:
-        return joint + 1.0
-    law = world.p(prefix)
-    for token_id, logprob in zip(law.ids.tolist(), law.logprobs.tolist(), strict=True):
-        joint[token_id] = np.exp(logprob) * plain_law(world, (*prefix, token_id), n - 1)
-    return joint
+    """The joint law of the next n tokens of plain decoding; do not write to it, worlds keep them."""
+    if (prefix, n) not in world.plain:
+        joint = np.zeros((world.vocabulary,) * n)
+        if n == 0:
+            joint += 1.0
+        else:
+            law = world.p(prefix)
+            for token_id, probability in zip(law.ids.tolist(), np.exp(law.logprobs).tolist(), strict=True):
+                joint[token_id] = probability * plain_law(world, (*prefix, token_id), n - 1)
+        world.plain[prefix, n] = joint
+    return world.plain[prefix, n]
 
 
 class Procedure(NamedTuple):

@@ -278,6 +278,8 @@ PYTHON_PAGES = [page for page in MANUAL if any(block.language == "python" for bl
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=name)
 def test_python_examples_run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page in order, in one namespace, as a reader would type them."""
+    from eftlite import EFT
+
     monkeypatch.chdir(folder)
     space: dict[str, Any] = {"__name__": "manual"}
     try:
@@ -287,7 +289,7 @@ def test_python_examples_run(page: Path, folder: Path, monkeypatch: pytest.Monke
                 exec(compile("\n" * (block.line - 1) + block.text, name(page), "exec"), space)
     finally:
         for value in space.values():
-            if hasattr(value, "close"):
+            if isinstance(value, EFT):
                 value.close()
 
 

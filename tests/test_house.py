@@ -45,9 +45,12 @@ LAYERS = (
     "template",
     # the method
     "ensemble",
+    "lookup",
     "drafting",
+    "costs",
     "pace",
     "generate",
+    "speculative",
     # around it; what EFT is put together from stands before it
     "family",
     "hub",
@@ -57,6 +60,7 @@ LAYERS = (
     "eft",
     "history",
     "doctor",
+    "shapes",
     "bench",
     "demo",
     "cli",
@@ -214,12 +218,17 @@ FORBIDDEN_CALLS = re.compile(
 READS = {"read_text", "read_bytes", "write_text", "write_bytes", "mkdir", "open", "touch", "unlink", "iterdir", "glob"}
 
 
+def silences_log(node: ast.Expr) -> bool:
+    """Whether a statement is what the standard library asks of a package that logs."""
+    return ast.unparse(node).endswith(".addHandler(logging.NullHandler())")
+
+
 def import_time_work(path: Path) -> Iterator[str]:
     """Statements that do something when a file is imported."""
     for node in at_import(tree(path).body):
         if isinstance(node, ast.For | ast.While | ast.With):
             yield f"{where(path, node.lineno)}: a loop or with-block runs at import"
-        if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
+        if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant) and not silences_log(node):
             yield f"{where(path, node.lineno)}: {ast.unparse(node)} runs at import"
         if isinstance(node, ast.Assign | ast.AnnAssign):
             for call in ast.walk(node):
@@ -243,7 +252,9 @@ import importlib, pkgutil, sys
 import click, numba, llama_cpp, jinja2, numpy, rich.console, psutil, platformdirs
 done = []
 def hook(event, args):
-    if event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+"):
+    if "__pycache__" in repr(args):
+        pass  # numba looks whether it may keep its kernels there
+    elif event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+"):
         done.append(f"opened {args[0]} for writing")
     elif event.startswith(("socket.", "subprocess.", "os.mkdir", "os.remove", "os.rename", "os.system", "os.putenv")):
         done.append(f"{event} {args!r}")

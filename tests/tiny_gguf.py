@@ -16,6 +16,8 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from tests.bad_gguf import bad_headers as bad_headers  # offered here too
+
 Floats = npt.NDArray[np.float32]
 
 CONTROLS = ("<|user|>", "<|assistant|>", "<|end|>")
@@ -84,7 +86,7 @@ def _write_vocabulary(writer: gguf.GGUFWriter, texts: Sequence[str], tokenizer: 
     if tokenizer == "gpt2":
         writer.add_tokenizer_pre("gpt-2")
         known = set(texts)
-        # Byte pairs are there even when a text was changed: merges to unknown tokens would fall back to bytes.
+        # The gguf package writes no empty array, hence one merge that leads nowhere.
         writer.add_token_merges([f"{a} {b}" for a, b in _merges() if a + b in known] or ["a b"])
     else:
         writer.add_token_scores([-float(i) for i in range(len(texts))])
@@ -210,7 +212,6 @@ def write_family(
     Only the base can be made to differ: padding rows, one token's text as (id, text), the end id, the vocabulary type.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shared = {"n_vocab": n_vocab, "n_ctx": n_ctx}
     base_type = tokenizer if base_tokenizer is None else base_tokenizer
     texts = gpt2_texts(n_vocab) if base_type == "gpt2" else spm_texts(n_vocab)
     texts += [f"[PAD{i}]" for i in range(base_n_pad)]
@@ -219,13 +220,14 @@ def write_family(
     return {
         "base": write_model(
             folder / "base.gguf", seed=seed + 1, n_embd=96, n_layers=3, n_ff=192, dtype=dtype, texts=texts,
-            eos=base_eos, tokenizer=base_type, name="tiny base", **shared,
+            eos=base_eos, tokenizer=base_type, n_vocab=n_vocab, n_ctx=n_ctx, name="tiny base",
         ),
         "tuned": write_model(
             folder / "tuned.gguf", seed=seed, dtype=dtype, tokenizer=tokenizer, noise=noise, noise_seed=seed + 2,
-            chat_template=CHAT_TEMPLATE, name="tiny tuned", **shared,
+            chat_template=CHAT_TEMPLATE, n_vocab=n_vocab, n_ctx=n_ctx, name="tiny tuned",
         ),
         "reference": write_model(
-            folder / "reference.gguf", seed=seed, dtype=dtype, tokenizer=tokenizer, name="tiny reference", **shared
+            folder / "reference.gguf", seed=seed, dtype=dtype, tokenizer=tokenizer, n_vocab=n_vocab, n_ctx=n_ctx,
+            name="tiny reference",
         ),
     }  # fmt: skip  # one member a paragraph

@@ -1,0 +1,5 @@
+"""``python -m eftlite``."""
+
+from eftlite.cli import main
+
+main()

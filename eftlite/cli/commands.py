@@ -1,0 +1,331 @@
+"""What can be typed after a slash in a conversation: one function for each command.
+
+``obey`` finds the function by its name; ``completions`` knows what may follow. Views are in views.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eftlite.cli import views
+from eftlite.cli.conversation import Conversation, read_text, write_new
+from eftlite.cli.options import MODES
+from eftlite.errors import InputError
+from eftlite.settings import Knobs, Limits, Sampling
+
+if TYPE_CHECKING:
+    from eftlite.cli.repl import Repl
+
+
+@dataclass(frozen=True)
+class Slash:
+    """One command.
+
+    Attributes:
+        run: gets the conversation's loop and what stands after the command's name.
+        arguments: as the help shows them.
+        help: one line.
+        aliases: other names.
+        follows: what may stand after it, for completion.
+    """
+
+    run: Callable[[Repl, str], None]
+    arguments: str
+    help: str
+    aliases: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
+
+
+def obey(repl: Repl, line: str) -> None:
+    """Run a command line that begins with a slash; InputError when there is no such command."""
+    name, _, rest = line[1:].partition(" ")
+    known = {alias: command for name, command in COMMANDS.items() for alias in (name, *command.aliases)}
+    command = known.get(name.strip())
+    if command is None:
+        close = get_close_matches(name, known, n=1)
+        hint = f"Did you mean /{close[0]}?" if close else "See /help; a space before the slash sends it as a message"
+        raise InputError(f"/{name[:40]}: no such command", hint)
+    command.run(repl, rest.strip())
+
+
+def completions(repl: Repl, line: str) -> Iterable[str]:
+    """What the last word of a command line may become."""
+    name, space, rest = line[1:].partition(" ")
+    if not line.startswith("/"):
+        return
+    if not space:
+        yield from (f"/{command}" for command in COMMANDS if command.startswith(name))
+        return
+    command = COMMANDS.get(name)
+    word = rest.rpartition(" ")[2]
+    if command is None:
+        return
+    if "FILE" in command.arguments:
+        yield from _paths(word)
+    follows = (*command.follows, *((d.name for d in repl.eft.family.deltas) if name == "alpha" else ()))
+    yield from (choice for choice in follows if choice.startswith(word) and " " not in rest)
+
+
+def _paths(word: str) -> Iterable[str]:
+    """Files that begin so."""
+    folder, slash, start = word.rpartition("/")
+    place = Path(f"{folder}{slash}" or ".").expanduser()
+    try:
+        found = sorted(place.iterdir())[:1000]
+    except OSError:
+        return
+    for path in found:
+        if path.name.startswith(start) and (start or not path.name.startswith(".")):
+            yield f"{folder}{slash}{path.name}{'/' if path.is_dir() else ''}"
+
+
+# ---- leaving and looking
+
+
+def _help(repl: Repl, _: str) -> None:
+    names = {name: f"/{name} {command.arguments}".strip() for name, command in COMMANDS.items()}
+    repl.output.pairs([(names[name], command.help) for name, command in COMMANDS.items()])
+    repl.output.answer(HELP, newline=True)
+
+
+def _exit(repl: Repl, _: str) -> None:
+    repl.done = True
+
+
+def _show(repl: Repl, topic: str) -> None:
+    if topic not in ("", *views.TOPICS):
+        raise InputError(f"/show: expected one of {', '.join(views.TOPICS)}, got {topic[:40]!r}")
+    for name in [topic] if topic else ("params", "models"):
+        views.TOPICS[name](repl)
+
+
+def _why(repl: Repl, rest: str) -> None:
+    words = rest.split()
+    by_shift = words[:1] == ["most"]
+    count = words[1:] if by_shift else words
+    if len(count) > 1 or (count and not count[0].isdecimal()) or (count and not 1 <= int(count[0]) <= 50):
+        raise InputError(f"/why: expected [most] and a number of tokens from 1 to 50, got {rest[:40]!r}")
+    views.why(repl, int(count[0]) if count else 1, by_shift)
+
+
+def _compare(repl: Repl, text: str) -> None:
+    if text:
+        messages = repl.conversation.messages(text)
+    elif repl.last is not None:
+        messages = repl.last.messages
+    else:
+        raise InputError("/compare: nothing was asked yet", "Give a question: /compare Where is Kelworth?")
+    views.compare(repl, messages, None if text else repl.last)
+
+
+# ---- the conversation
+
+
+def _clear(repl: Repl, _: str) -> None:
+    repl.conversation.clear()
+    repl.last = None
+    repl.output.note("(the conversation begins anew)")
+
+
+def _regen(repl: Repl, _: str) -> None:
+    question = repl.conversation.take_back()
+    if not question:
+        raise InputError("/regen: nothing was asked yet")
+    repl.ask(question)
+
+
+def _undo(repl: Repl, _: str) -> None:
+    question = repl.conversation.take_back()
+    if not question:
+        raise InputError("/undo: nothing was asked yet")
+    first = question.splitlines()[0]
+    repl.output.note(f"(took back: {first[:60]}{'…' if len(first) > 60 or first != question else ''})")
+
+
+def _edit(repl: Repl, text: str) -> None:
+    conversation = repl.conversation
+    question = conversation.unsent or (conversation.turns[-1][0] if conversation.turns else "")
+    if not question:
+        raise InputError("/edit: nothing was asked yet")
+    if not text and not repl.reader.interactive:
+        raise InputError("/edit: expected the new text, since there is no terminal to edit on")
+    try:
+        changed = text or repl.reader.read("edit> ", default=question)
+    except (EOFError, KeyboardInterrupt):
+        changed = ""
+    if changed.strip():
+        conversation.take_back()
+        repl.ask(changed.strip())
+    else:
+        repl.output.note("(unchanged)")
+
+
+def _system(repl: Repl, text: str) -> None:
+    if text:
+        repl.conversation.system = text.strip("\"'")
+    repl.output.note(f"(system message: {repl.conversation.system or 'none'})")
+
+
+def _multiline(repl: Repl, _: str) -> None:
+    repl.reader.multiline = not repl.reader.multiline
+    sends = "Alt+Enter sends" if repl.reader.interactive else "an empty line sends"
+    repl.output.note(f"(several lines: {sends})" if repl.reader.multiline else "(one line: Enter sends)")
+
+
+# ---- settings
+
+_OFF = ("off", "none")
+
+
+def _number(text: str) -> float:
+    return float(text)
+
+
+SAMPLING: dict[str, Callable[[str], Any]] = {
+    "temperature": _number,
+    "top_k": int,
+    "top_p": _number,
+    "min_p": _number,
+    "typical_p": _number,
+    "repeat_penalty": _number,
+    "frequency_penalty": _number,
+    "presence_penalty": _number,
+    "dry_multiplier": _number,
+    "mirostat": int,
+    "seed": int,
+}
+KNOBS: dict[str, Callable[[str], Any]] = {"beta": _number, "conservative_p": _number}
+MAY_BE_OFF = ("seed", "conservative_p", "max_tokens")
+KEYS = (*SAMPLING, *KNOBS, "alpha", "max_tokens", "stop", "mode")
+
+
+def _parsed(key: str, text: str, read: Callable[[str], Any]) -> Any:
+    """A setting's value; None for "off" where that is possible."""
+    if key in MAY_BE_OFF and text.lower() in _OFF:
+        return None
+    try:
+        return read(text)
+    except ValueError:
+        raise InputError(f"{key}: expected a number, got {text[:40]!r}") from None
+
+
+def _set(repl: Repl, rest: str) -> None:
+    key, _, text = rest.partition(" ")
+    key, text = key.replace("-", "_"), text.strip()
+    if key not in KEYS or not text:
+        what = f"got {key!r}" if key and key not in KEYS else "for example: /set temperature 0.5"
+        raise InputError(f"/set: expected one of {', '.join(KEYS)} and a value, {what}")
+    if key == "alpha":
+        _alpha(repl, text)
+    elif key in SAMPLING:
+        repl.sampling = replace(repl.sampling, **{key: _parsed(key, text, SAMPLING[key])})
+    elif key in KNOBS:
+        repl.eft.knobs = replace(repl.eft.knobs, **{key: _parsed(key, text, KNOBS[key])})
+    elif key == "max_tokens":
+        repl.limits = replace(repl.limits, max_tokens=_parsed(key, text, int))
+    elif key == "stop":
+        stops = () if text.lower() in _OFF else (*repl.limits.stop, text.replace(r"\n", "\n"))
+        repl.limits = Limits(repl.limits.max_tokens, stops)
+    else:
+        _mode(repl, text)
+    if key != "alpha":
+        repl.output.note(f"({key}: {views.setting(repl, key)})")
+
+
+def _mode(repl: Repl, text: str) -> None:
+    if text not in MODES:
+        raise InputError(f"mode: expected one of {', '.join(MODES)}, got {text[:40]!r}")
+    repl.eft.knobs_for(text)  # a base alone has no tuned model
+    repl.mode = text
+
+
+def _alpha(repl: Repl, rest: str) -> None:
+    deltas = repl.eft.family.deltas
+    if not deltas:
+        raise InputError("alpha: expected a family with a delta, got a base alone")
+    names = [delta.name for delta in deltas]
+    *name, value = rest.split() or [""]
+    if name and (len(name) > 1 or name[0] not in names):
+        raise InputError(f"/alpha: expected a value, or one of {', '.join(names)} and a value, got {rest[:40]!r}")
+    if value:
+        index = names.index(name[0]) if name else 0
+        repl.eft.knobs = repl.eft.knobs.with_alpha(index, _parsed("alpha", value, _number))
+    shown = ", ".join(f"{name} {alpha:g}" for name, alpha in zip(names, repl.eft.knobs.alphas, strict=True))
+    repl.output.note(f"(alpha: {shown})")
+
+
+def _beta(repl: Repl, text: str) -> None:
+    if text:
+        _set(repl, f"beta {text}")
+    else:
+        repl.output.note(f"(beta: {repl.eft.knobs.beta:g})")
+
+
+# ---- files
+
+
+def _file(name: str, command: str) -> str:
+    if not name:
+        raise InputError(f"/{command}: expected the name of a file")
+    return name.strip("\"'")
+
+
+def _write(repl: Repl, name: str, text: str) -> None:
+    path = write_new(name, text, may_replace=name in repl.written)
+    repl.written.add(name)
+    repl.output.note(f"(written: {path})")
+
+
+def _save(repl: Repl, rest: str) -> None:
+    _write(repl, _file(rest, "save"), repl.conversation.to_json(repl.eft.family.name))
+
+
+def _export(repl: Repl, rest: str) -> None:
+    _write(repl, _file(rest, "export"), repl.conversation.markdown())
+
+
+def _load(repl: Repl, rest: str) -> None:
+    repl.conversation = Conversation.from_json(read_text(_file(rest, "load")))
+    repl.last = None
+    count = len(repl.conversation.turns)
+    waiting = "; /regen sends the last message" if repl.conversation.unsent else ""
+    repl.output.note(f"({count} question{'' if count == 1 else 's'} with answers{waiting})")
+
+
+def _read(repl: Repl, rest: str) -> None:
+    name = _file(rest, "read")
+    text = read_text(name)
+    repl.conversation.attached.append(text)
+    repl.output.note(f"({Path(name).name}, {len(text.splitlines())} lines, goes before your next message)")
+
+
+HELP = '''
+Ctrl+C stops an answer and keeps what there is of it; twice, or where nothing is typed, it leaves. Ctrl+D leaves.
+""" begins and ends a message of several lines. Alt+Enter begins a new line.'''
+
+COMMANDS: dict[str, Slash] = {
+    "help": Slash(_help, "", "list the commands", ("?",)),
+    "exit": Slash(_exit, "", "leave", ("bye", "quit")),
+    "clear": Slash(_clear, "", "forget the conversation, but not the system message"),
+    "regen": Slash(_regen, "", "answer the last message again"),
+    "undo": Slash(_undo, "", "take back the last message and its answer"),
+    "edit": Slash(_edit, "[TEXT]", "change the last message and answer it again"),
+    "system": Slash(_system, "[TEXT]", 'set or show the system message; "" for none'),
+    "set": Slash(_set, "KEY VALUE", "change a setting", follows=KEYS),
+    "show": Slash(_show, "[TOPIC]", f"show {', '.join(views.TOPICS)}", follows=tuple(views.TOPICS)),
+    "alpha": Slash(_alpha, "[NAME] [X]", "change or show the strength of a delta"),
+    "beta": Slash(_beta, "[X]", "change or show the weight of the base's knowledge"),
+    "compare": Slash(_compare, "[QUESTION]", "answer with base alone, tuned alone and EFT"),
+    "why": Slash(
+        _why, "[most] [N]", "the members' candidates at the last N tokens, or at the N most shifted", (), ("most",)
+    ),
+    "save": Slash(_save, "FILE", "write the conversation as JSON"),
+    "load": Slash(_load, "FILE", "go on with a saved conversation"),
+    "export": Slash(_export, "FILE.md", "write the conversation as Markdown"),
+    "read": Slash(_read, "FILE", "put a text file before the next message"),
+    "multiline": Slash(_multiline, "", "switch between one line and several"),
+}

@@ -1,0 +1,187 @@
+"""GGUF files by their headers alone: what each is, what it will take, and whether several share a vocabulary.
+
+Knows headers and vocabularies; no weights are read and llama.cpp is not asked, so any file can be looked at.
+
+Not guaranteed: that the end tokens are all. llama.cpp adds some by their texts, and its list changes; ``END_TEXTS``
+holds the usual ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from eftlite.errors import VocabularyError
+from eftlite.gguf import Header, check, read_array, token_texts
+from eftlite.gguf_types import ArrayInfo, shown
+from eftlite.vocab import SharedVocabulary, Vocabulary, share
+
+KINDS = {"gpt2": "bpe", "llama": "spm", "bert": "wpm", "t5": "ugm", "rwkv": "rwkv", "plamo2": "plamo2"}
+END_TEXTS = frozenset(
+    (
+        b"<|endoftext|>", b"<|end_of_text|>", b"<|im_end|>", b"<|eot_id|>", b"<|eom_id|>", b"<|end|>",
+        b"<end_of_turn>", b"<EOT>", b"<|return|>", b"<|call|>", b"<end_of_utterance>",
+    )
+)  # fmt: skip
+# tokenizer.ggml.token_type, as the GGUF specification numbers them
+_CONTROL, _UNUSED = 3, 5
+_CACHE_BYTES_PER_VALUE = 2  # f16
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What several files are to each other.
+
+    Attributes:
+        names: as the caller calls the files.
+        shared: the common vocabulary; None if there is none.
+        error: why there is none.
+        ends: the texts of each file's end tokens.
+        templates: whether each file's chat template is its own, the same as another's, or missing.
+    """
+
+    names: tuple[str, ...]
+    shared: SharedVocabulary | None
+    error: VocabularyError | None
+    ends: Mapping[str, tuple[str, ...]]
+    templates: Mapping[str, str]
+
+    def as_json(self) -> dict[str, object]:
+        """Stable keys, values that JSON takes."""
+        shared, error = self.shared, self.error
+        return {
+            "vocabulary_shared": shared is not None,
+            "vocabulary": shared.n_vocab if shared else None,
+            "control_tokens": len(shared.control) if shared else None,
+            "end_tokens": sorted(shared.eog) if shared else None,
+            "notes": list(shared.notes) if shared else [],
+            "error": error.message if error else None,
+            "first_differing_id": error.token_id if error else None,
+            "texts": list(error.texts) if error and error.texts else None,
+            "templates": dict(self.templates),
+        }
+
+
+def relate(headers: Mapping[str, Header]) -> Relation:
+    """Compare the vocabularies and templates of two files or more.
+
+    Raises:
+        ModelFileError: a file has changed since it was checked.
+    """
+    vocabularies = [vocabulary(header, name) for name, header in headers.items()]
+    shared, error = None, None
+    try:
+        shared = share(vocabularies)
+    except VocabularyError as found:
+        error = found
+    ends = {one.name: tuple(one.text(token) for token in sorted(one.ends())) for one in vocabularies}
+    return Relation(tuple(headers), shared, error, ends, _templates(headers))
+
+
+def _templates(headers: Mapping[str, Header]) -> dict[str, str]:
+    """ "own", "as NAME", or "none" for each file."""
+    found = {name: "own" if header.chat_template else "none" for name, header in headers.items()}
+    for (first, left), (second, right) in combinations(headers.items(), 2):
+        if right.chat_template and left.chat_template == right.chat_template and found[second] == "own":
+            found[second] = f"as {first}"
+    return found
+
+
+def vocabulary(header: Header, name: str) -> Vocabulary:
+    """A file's vocabulary as its metadata describe it.
+
+    Raises:
+        VocabularyError: a special id is outside the vocabulary.
+        ModelFileError: the file has changed since it was checked.
+    """
+    metadata = header.metadata
+    texts = tuple(text.encode("utf-8", "surrogateescape") for text in token_texts(header))
+    kinds = _token_types(header, len(texts))  # (n_vocab,) int
+    padding = np.fromiter((text.startswith(b"[PAD") for text in texts), bool, len(texts))  # (n_vocab,)
+    ends = np.fromiter((text in END_TEXTS for text in texts), bool, len(texts))  # (n_vocab,)
+    bos, eos, eot, eom = (_id(header, key) for key in ("bos", "eos", "eot", "eom"))
+    named = {token for token in (eos, eot, eom) if token >= 0}
+    model = str(metadata.get("tokenizer.ggml.model", ""))
+    kind = KINDS.get(model, "unknown")
+    return Vocabulary(
+        name=name,
+        kind=kind,
+        texts=texts,
+        control=(kinds == _CONTROL) | ends,
+        unused=(kinds == _UNUSED) | padding,
+        bos=bos,
+        eos=eos,
+        eot=eot,
+        add_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", kind in ("spm", "wpm"))),
+        eog=frozenset(named | {int(token) for token in np.flatnonzero(ends)}),
+    )
+
+
+def _token_types(header: Header, n_vocab: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """The type of each token (n_vocab,) int64; zeros where the file does not say."""
+    key = "tokenizer.ggml.token_type"
+    if isinstance(header.metadata.get(key), ArrayInfo):
+        kinds = np.asarray(read_array(header, key), np.int64)
+        if kinds.shape == (n_vocab,):
+            return kinds
+    return np.zeros(n_vocab, np.int64)
+
+
+def _id(header: Header, name: str) -> int:
+    """A special token's id, or -1."""
+    value = header.metadata.get(f"tokenizer.ggml.{name}_token_id", -1)
+    # 2^32 - 1 is how some files write "none".
+    return value if isinstance(value, int) and value < 1 << 31 else -1
+
+
+# ---- memory
+
+
+def cache_bytes(header: Header, n_ctx: int) -> int | None:
+    """Bytes of an f16 cache of ``n_ctx`` tokens, for plain attention; None where the header does not say enough."""
+    heads = _numbers(header, "attention.head_count_kv") or _numbers(header, "attention.head_count")
+    n_heads = max(_numbers(header, "attention.head_count"), default=0)
+    if not heads or not n_heads or not header.n_layers:
+        return None
+    per_layer = list(heads) * header.n_layers if len(heads) == 1 else list(heads)
+    width = header.n_embd // n_heads
+    key, value = (max(_numbers(header, f"attention.{what}_length"), default=width) for what in ("key", "value"))
+    return sum(per_layer) * (key + value) * n_ctx * _CACHE_BYTES_PER_VALUE
+
+
+def _numbers(header: Header, key: str) -> Sequence[int]:
+    """An integer of the architecture, or one for each layer."""
+    value = header.metadata.get(f"{header.architecture}.{key}")
+    values = value if isinstance(value, tuple) else (value,)
+    return [one for one in values if isinstance(one, int) and not isinstance(one, bool)]
+
+
+# ---- words
+
+
+def size(n_bytes: int) -> str:
+    """Bytes as people read them."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.1f} {unit}"
+    return f"{n_bytes} B"
+
+
+def count(number: int) -> str:
+    """A number of parameters as people say it."""
+    for unit, factor in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if number >= factor:
+            return f"{number / factor:.3g} {unit}"
+    return str(number)
+
+
+def summary(path: str | os.PathLike[str]) -> str:
+    """One line about a file; ModelFileError when it is no model."""
+    header = check(path)
+    parts = [shown(header.path.name), f"{shown(header.architecture)}, {count(header.n_params)} parameters"]
+    parts += [header.quantization, size(header.file_bytes), f"context {header.n_ctx_train}"]
+    return " · ".join(part for part in parts if part)

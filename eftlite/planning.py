@@ -1,0 +1,110 @@
+"""Whether and how an answer is drafted: drafter, rule and pace for the knobs at hand.
+
+Knows a loaded engine; curves are measured when it is made, while all slots are empty.
+"""
+
+from __future__ import annotations
+
+from eftlite.composite import Recipe
+from eftlite.timing import Report, cache_folder, costs, member_curve, row_seconds
+from eftlite.drafting import Drafter, make_drafter
+from eftlite.errors import InputError
+from eftlite.generate import Decoder
+from eftlite.loading import Engine
+from eftlite.pace import Pace
+from eftlite.sampling import Sampler
+from eftlite.settings import Knobs, Sampling, Speculation
+from eftlite.speculative import FixedPace, Rounds
+from eftlite.speculative import Pace as AnyPace
+
+AUTO = "auto"
+
+
+class Planner:
+    """Keeps drafters and their paces from answer to answer.
+
+    Args:
+        engine: just loaded.
+        speculation: the family's default settings.
+        report: told which member is being measured, the first time on a machine.
+    """
+
+    def __init__(self, engine: Engine, speculation: Speculation, report: Report | None = None) -> None:
+        self._engine = engine
+        self._drafters: dict[tuple[str, int], Drafter] = {}
+        self._paces: dict[tuple[tuple[int, ...], str, str, int], Pace] = {}
+        ensemble = engine.ensemble
+        self._curves = {}
+        if speculation.enabled and speculation.n_draft is None and ensemble.roles.deltas:
+            path = cache_folder() / "curves.json"
+            self._curves = {m.name: member_curve(m, path, report) for m in ensemble.members}
+            with_defaults = Sampler(Sampling(), engine.models[0], engine.shared.n_vocab)
+            knobs = Knobs((1.0,) * len(ensemble.roles.deltas))
+            self._row_s = row_seconds(engine.composite, ensemble, knobs, with_defaults)
+            with_defaults.close()
+
+    def rounds(self, decoder: Decoder, speculation: Speculation) -> Rounds | None:
+        """Rounds for this answer, or None when it is decoded plainly; the statistics say why."""
+        recipe = decoder.recipe
+        why_not = self._obstacle(decoder, recipe, speculation)
+        if why_not:
+            decoder.statistics.speculation = f"off: {why_not}"
+            return None
+        name = self._drafter_name(recipe, speculation.drafter)
+        drafter = self._drafter(name, speculation.max_draft)
+        pace: AnyPace = (
+            FixedPace(speculation.n_draft)
+            if speculation.n_draft is not None
+            else self._pace(recipe, name, drafter, speculation)
+        )
+        decoder.statistics.speculation = f"{name}, {speculation.rule}"
+        most = max(speculation.max_draft, speculation.n_draft or 0)
+        return Rounds(decoder, drafter, speculation.rule, pace, most)
+
+    def _obstacle(self, decoder: Decoder, recipe: Recipe, speculation: Speculation) -> str:
+        """Why this answer cannot be drafted; empty when it can."""
+        if not speculation.enabled:
+            return "switched off"
+        if decoder.sampler.sampling.mirostat:
+            return "mirostat draws by itself"
+        if speculation.drafter == AUTO and len(recipe.needed) == 1:
+            return "one member answers alone"
+        stuck = [member.name for member in self._engine.ensemble.members if not member.can_rewind]
+        if stuck:
+            return f"{stuck[0]} cannot drop a part of its memory"
+        if speculation.n_draft is None and not self._curves:
+            return "no cost curves were measured"
+        return ""
+
+    def _drafter_name(self, recipe: Recipe, name: str) -> str:
+        """``name`` with "auto" replaced by the tuned model of the strongest delta."""
+        deltas = self._engine.ensemble.roles.deltas
+        if AUTO not in name.split("+") or not deltas:
+            return name
+        alphas = recipe.knobs.alphas
+        strongest = max(range(len(deltas)), key=lambda i: alphas[i])
+        tuned = self._engine.ensemble.members[deltas[strongest][0]].name
+        return "+".join(tuned if part == AUTO else part for part in name.split("+"))
+
+    def _drafter(self, name: str, max_draft: int) -> Drafter:
+        drafter = self._drafters.get((name, max_draft))
+        if drafter is None:
+            ensemble = self._engine.ensemble
+            drafter = make_drafter(name, ensemble, self._engine.shared.masked, max_draft, self._unknown)
+            self._drafters[name, max_draft] = drafter
+        return drafter
+
+    def _unknown(self, name: str) -> InputError:
+        names = ", ".join(member.name for member in self._engine.ensemble.members)
+        return InputError(f"drafter: expected auto, lookup, lookup+auto or a member ({names}), got {name!r}")
+
+    def _pace(self, recipe: Recipe, name: str, drafter: Drafter, speculation: Speculation) -> Pace:
+        key = (recipe.needed, name, speculation.rule, speculation.max_draft)
+        pace = self._paces.get(key)
+        if pace is None:
+            member = drafter.member
+            price = costs(
+                self._engine.ensemble, recipe.needed, member, self._curves, self._row_s, speculation.rule
+            )
+            pace = self._paces[key] = Pace(price, speculation.max_draft)
+        return pace
