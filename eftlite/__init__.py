@@ -1,7 +1,7 @@
 """Emulated fine-tuning on GGUF models: a large pre-trained model answers with the behaviour of a small tuned one.
 
-    from eftlite import EFT
-    print(EFT().create_chat_completion([{"role": "user", "content": "Hello"}])["choices"][0]["message"]["content"])
+from eftlite import EFT
+print(EFT().create_chat_completion([{"role": "user", "content": "Hello"}])["choices"][0]["message"]["content"])
 """
 
 from __future__ import annotations
@@ -9,10 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eftlite.eft import EFT, Answer
-    from eftlite.errors import EFTError
-    from eftlite.generate import Candidate, Statistics, TokenEvent
-    from eftlite.settings import Delta, Family, Knobs, Limits, ModelSettings, Sampling, Speculation
+    from eftlite.eft import EFT as EFT
+    from eftlite.eft import Answer as Answer
+    from eftlite.errors import EFTError as EFTError
+    from eftlite.generate import Candidate as Candidate
+    from eftlite.generate import Statistics as Statistics
+    from eftlite.generate import TokenEvent as TokenEvent
+    from eftlite.settings import Delta as Delta
+    from eftlite.settings import Family as Family
+    from eftlite.settings import Knobs as Knobs
+    from eftlite.settings import Limits as Limits
+    from eftlite.settings import ModelSettings as ModelSettings
+    from eftlite.settings import Sampling as Sampling
+    from eftlite.settings import Speculation as Speculation
 
 __version__ = "0.1.0"
 
@@ -31,7 +40,6 @@ _PLACES = {
     "Sampling": "settings",
     "Speculation": "settings",
 }
-__all__ = [*_PLACES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -153,10 +153,12 @@ class Composite:
 
     def _rules(self, rows: Sequence[Row | None], recipe: Recipe, constant: float, out: Row) -> None:
         """Give control tokens, and those outside the tuned model's nucleus, the up-scaling weight 1."""
-        assert recipe.base is not None and recipe.reference is not None
+        assert recipe.base is not None
+        assert recipe.reference is not None
         base, reference, knobs = rows[recipe.base], rows[recipe.reference], recipe.knobs
         tuned = None if recipe.tuned is None else rows[recipe.tuned]
-        assert base is not None and reference is not None
+        assert base is not None
+        assert reference is not None
         if knobs.conservative_p is not None and tuned is not None:
             total = kernels.exp_row(tuned, kernels.row_max(tuned), self._exp)
             threshold = kernels.nucleus_threshold(self._exp, total, knobs.conservative_p, self._mass)

@@ -31,7 +31,7 @@ class Situation:
     n: int  # tokens wanted, at least one
     rule: str
     noise: Noise
-    round: int
+    round_index: int
     sampler: Sampler
     end_tokens: frozenset[int]
 
@@ -90,7 +90,7 @@ class MemberDrafter:
             row[:] = self._ensemble.row(situation.slot, self._index, i)
             row[self._masked] = -np.inf
             law = sampler.law(row)
-            token = draw_draft(situation.rule, law, situation.noise, position + i, situation.round)
+            token = draw_draft(situation.rule, law, situation.noise, position + i, situation.round_index)
             draft.tokens.append(token)
             draft.proposals.append(law)
             draft.rows.append(row)
@@ -99,7 +99,6 @@ class MemberDrafter:
             if sampler is not situation.sampler:
                 sampler.accept(token)
         return draft
-
 
     def proposal_of(self, rows: Sequence[Row | None], sampler: Sampler) -> Law | None:
         """The member's law, if it was evaluated anyway."""
@@ -125,7 +124,7 @@ class LookupDrafter:
         tokens = _until_end(self._index.propose(situation.n), situation.end_tokens)
         return Draft(tokens, [_certain(token) for token in tokens])
 
-    def proposal_of(self, rows: Sequence[Row | None], sampler: Sampler) -> Law | None:
+    def proposal_of(self, rows: Sequence[Row | None], sampler: Sampler) -> Law | None:  # noqa: ARG002  # Drafter's
         """Unknown: whether there would have been a proposal depends on the text."""
         return None
 

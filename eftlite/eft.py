@@ -1,39 +1,40 @@
 """EFT: the public object. Loads a family once and answers prompts and conversations with any knobs.
 
-``create_completion``, ``create_chat_completion``, ``__call__``, ``tokenize``, ``detokenize`` and ``close`` have the
-signatures and result shapes of ``llama_cpp.Llama``, so that code written for one runs with the other.
+``create_completion``, ``create_chat_completion``, ``__call__`` (compat.py), ``tokenize``, ``detokenize`` and ``close``
+have the signatures and result shapes of ``llama_cpp.Llama``, so that code written for one runs with the other.
 
 One request decodes at a time; starting a second answer in the same slot ends the first one's right to go on.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eftlite import responses
+from eftlite.arguments import family_of, settings_of
+from eftlite.compat import LlamaMethods, Messages
 from eftlite.errors import EngineError, InputError
-from eftlite.family import bundled_family, load_family
+from eftlite.family import bundled_family
 from eftlite.generate import Decoder, Statistics, TokenEvent, plain
 from eftlite.llama import log_to_stderr
 from eftlite.loading import Progress, load
 from eftlite.noise import Noise, fresh_seed
 from eftlite.planning import Planner
 from eftlite.sampling import Sampler
-from eftlite.settings import Delta, Family, Knobs, Limits, ModelSettings, Sampling, Speculation
+from eftlite.settings import Family, Knobs, Limits, ModelSettings, Sampling, Speculation
 from eftlite.speculative import Rounds, speculative
-from eftlite.template import BUILTIN, Template, has_bos, transcript
+from eftlite.template import BUILTIN, TRANSCRIPT_STOP, Template, has_bos, transcript
 from eftlite.text import visible_text
 
-Messages = Sequence[Mapping[str, Any]]
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on; a dependency of llama-cpp-python
+
 PROMPT_STYLES = ("template", "transcript")
-TRANSCRIPT_STOP = "\nUser:"
 
 
 class Answer:
@@ -47,7 +48,7 @@ class Answer:
     def __init__(self, eft: EFT, decoder: Decoder, rounds: Rounds | None, seed: int) -> None:
         self.seed = seed
         self.statistics: Statistics = decoder.statistics
-        self._events = eft._decode(decoder, rounds)
+        self._events = eft._decode(decoder, rounds)  # noqa: SLF001  # one object in two parts
 
     def __iter__(self) -> Iterator[TokenEvent]:
         return self._events
@@ -57,7 +58,7 @@ class Answer:
         return "".join(event.text for event in self._events)
 
 
-class EFT:
+class EFT(LlamaMethods):
     """A family of models on the same text.
 
     Args:
@@ -104,7 +105,7 @@ class EFT:
         model_path: str | None = None,
         **model_settings: Any,
     ) -> None:
-        self.family = _family(base or model_path, tuned, reference, family)
+        self.family = family_of(base or model_path, tuned, reference, family)
         if prompt_style not in PROMPT_STYLES:
             raise InputError(f"prompt_style: expected one of {', '.join(PROMPT_STYLES)}, got {prompt_style!r}")
         alphas = [delta.alpha for delta in self.family.deltas]
@@ -114,10 +115,10 @@ class EFT:
         self.speculation = Speculation(enabled=speculative) if isinstance(speculative, bool) else speculative
         if verbose:
             log_to_stderr()
-        self._seeds = random.Random(seed) if seed is not None else None
+        self._seeds = None if seed is None else random.Random(seed)  # noqa: S311  # repeatable, not secret
         self._prompt_style = prompt_style
         self._lock = threading.Lock()
-        self._engine = load(self.family, n_ctx, n_slots, _settings(settings, model_settings), progress)
+        self._engine = load(self.family, n_ctx, n_slots, settings_of(settings, model_settings), progress)
         self._planner = Planner(
             self._engine, self.speculation, None if progress is None else lambda name: progress(f"timing {name}", 0.0)
         )
@@ -264,7 +265,7 @@ class EFT:
         return self._seeds.getrandbits(32) if self._seeds else fresh_seed()
 
     def _stops(self) -> tuple[str, ...]:
-        return (*self.family.stop, *((TRANSCRIPT_STOP,) if self._prompt_style == "transcript" else ()))
+        return (*self.family.stop, *(TRANSCRIPT_STOP if self._prompt_style == "transcript" else ()))
 
     # ---- prompts
 
@@ -275,7 +276,8 @@ class EFT:
             source = BUILTIN.get(self._template_source or "", self._template_source)
             source = source or self._speaker.chat_template or BUILTIN["chatml"]
             bos, eos = (self._special_text(token) for token in (self._speaker.bos, self._speaker.eos))
-            self._template = Template(source, bos=bos, eos=eos, trusted=self.family == bundled_family())
+            ours = self._template_source is None and self.family == bundled_family()
+            self._template = Template(source, bos=bos, eos=eos, trusted=ours)
         return self._template
 
     def chat_prompts(self, messages: Messages, tools: Sequence[Mapping[str, Any]] | None = None) -> list[list[int]]:
@@ -297,108 +299,18 @@ class EFT:
     def _special_text(self, token: int) -> str:
         return self._speaker.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
-    # ---- llama_cpp.Llama's interface
-
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
         """Token ids of UTF-8 bytes."""
         return self._speaker.tokenize(text, add_bos, special)
 
-    def detokenize(self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False) -> bytes:
-        """Bytes of token ids; ``prev_tokens`` is accepted for compatibility and makes no difference."""
+    def detokenize(
+        self,
+        tokens: Sequence[int],
+        prev_tokens: Sequence[int] | None = None,  # noqa: ARG002  # llama_cpp.Llama's; bytes need no context
+        special: bool = False,
+    ) -> bytes:
+        """Bytes of token ids."""
         return self._speaker.detokenize(tokens, special)
-
-    def create_completion(
-        self,
-        prompt: str | Sequence[int],
-        suffix: str | None = None,
-        max_tokens: int | None = 16,
-        temperature: float = 0.8,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        typical_p: float = 1.0,
-        logprobs: int | None = None,
-        echo: bool = False,
-        stop: str | Sequence[str] | None = (),
-        frequency_penalty: float = 0.0,
-        presence_penalty: float = 0.0,
-        repeat_penalty: float = 1.0,
-        top_k: int = 40,
-        stream: bool = False,
-        seed: int | None = None,
-        tfs_z: float = 1.0,
-        mirostat_mode: int = 0,
-        mirostat_tau: float = 5.0,
-        mirostat_eta: float = 0.1,
-        model: str | None = None,
-        grammar: Any = None,
-        logit_bias: Mapping[int, float] | None = None,
-        knobs: Knobs | None = None,
-    ) -> dict[str, Any] | Iterator[dict[str, Any]]:
-        """Continue a text; arguments and result as ``llama_cpp.Llama.create_completion``, plus ``knobs``.
-
-        ``max_tokens`` None or below 1 goes on to the context's end. ``suffix`` and ``tfs_z`` cannot be honoured and
-        are refused.
-        """
-        _refuse(suffix=suffix, tfs_z=None if tfs_z == 1.0 else tfs_z)
-        sampling = _sampling(locals())
-        limits = _limits(max_tokens, stop, logprobs)
-        echoed = (prompt if isinstance(prompt, str) else self.detokenize(prompt).decode("utf-8", "replace")) if echo else ""
-        shape = responses.Shape("completion", model or self.family.name, logprobs)
-        answer = self.complete(prompt, sampling=sampling, limits=limits, knobs=knobs)
-        return _respond(shape, answer, stream, echoed)
-
-    __call__ = create_completion
-
-    def create_chat_completion(
-        self,
-        messages: Messages,
-        functions: Sequence[Mapping[str, Any]] | None = None,
-        function_call: str | Mapping[str, Any] | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        tool_choice: str | Mapping[str, Any] | None = None,
-        temperature: float = 0.2,
-        top_p: float = 0.95,
-        top_k: int = 40,
-        min_p: float = 0.05,
-        typical_p: float = 1.0,
-        stream: bool = False,
-        stop: str | Sequence[str] | None = (),
-        seed: int | None = None,
-        response_format: Mapping[str, Any] | None = None,
-        max_tokens: int | None = None,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
-        repeat_penalty: float = 1.0,
-        tfs_z: float = 1.0,
-        mirostat_mode: int = 0,
-        mirostat_tau: float = 5.0,
-        mirostat_eta: float = 0.1,
-        model: str | None = None,
-        grammar: Any = None,
-        logit_bias: Mapping[int, float] | None = None,
-        logprobs: bool | None = None,
-        top_logprobs: int | None = None,
-        knobs: Knobs | None = None,
-    ) -> dict[str, Any] | Iterator[dict[str, Any]]:
-        """Answer a conversation; arguments and result as ``llama_cpp.Llama.create_chat_completion``, plus ``knobs``.
-
-        ``functions``, ``function_call``, ``tool_choice`` and ``tfs_z`` cannot be honoured and are refused; ``tools``
-        reach the template.
-        """
-        tool_choice = None if tool_choice in ("auto", "none") else tool_choice
-        _refuse(
-            functions=functions,
-            function_call=function_call,
-            tool_choice=tool_choice,
-            tfs_z=None if tfs_z == 1.0 else tfs_z,
-        )
-        grammar = grammar or _format_grammar(response_format)
-        sampling = _sampling(locals())
-        n_logprobs = (top_logprobs or 0) if logprobs else None
-        shape = responses.Shape("chat", model or self.family.name, n_logprobs)
-        limits = _limits(max_tokens, stop, n_logprobs)
-        answer = self.chat(messages, sampling=sampling, limits=limits, knobs=knobs, tools=tools)
-        return _respond(shape, answer, stream)
 
     # ---- its life
 
@@ -413,100 +325,10 @@ class EFT:
         with self._lock:
             self._engine.close()
 
-    def __enter__(self) -> EFT:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-# ---- arguments
-
-
-def _family(
-    base: str | None, tuned: str | None, reference: str | None, family: Family | str | Path | None
-) -> Family:
-    """The family that the arguments name."""
-    if base is None:
-        if tuned or reference:
-            raise InputError("base: expected a path beside tuned and reference, got none", "Name all three models")
-        if isinstance(family, Family):
-            return family
-        return bundled_family() if family is None else load_family(family)
-    if family is not None:
-        raise InputError("family: expected either a family or a base, got both")
-    if (tuned is None) != (reference is None):
-        missing = "tuned" if tuned is None else "reference"
-        raise InputError(f"{missing}: expected tuned and reference together, got one", "EFT needs both small models")
-    deltas = (Delta("tuned", tuned, reference),) if tuned is not None and reference is not None else ()
-    return Family(name=Path(base).stem, base=base, deltas=deltas)
-
-
-def _settings(
-    settings: ModelSettings | Mapping[str, ModelSettings] | None, options: Mapping[str, Any]
-) -> ModelSettings | Mapping[str, ModelSettings]:
-    """Settings from either form; InputError names an unknown option, which llama_cpp.Llama would swallow."""
-    if settings is not None and options:
-        raise InputError(f"{next(iter(options))}: expected inside settings, since settings are given")
-    if settings is not None:
-        return settings
-    unknown = sorted(set(options) - set(ModelSettings.__dataclass_fields__))
-    if unknown:
-        raise InputError(f"unknown option {unknown[0]!r}", "See eftlite.ModelSettings for those of a model")
-    return ModelSettings(**options)
-
-
-def _refuse(**options: Any) -> None:
-    """A knob that cannot be honoured is refused, never ignored."""
-    for name, value in options.items():
-        if value is not None:
-            raise InputError(f"{name}: this cannot be done with EFT", "Leave it out")
-
-
-def _sampling(arguments: Mapping[str, Any]) -> Sampling:
-    """Sampling from the arguments of a ``create_…`` method."""
-    names = set(Sampling.__dataclass_fields__) & set(arguments) - {"grammar", "logit_bias"}
-    options = {name: arguments[name] for name in names}
-    grammar = arguments["grammar"]
-    return Sampling(
-        **options,
-        mirostat=arguments["mirostat_mode"],
-        grammar=getattr(grammar, "_grammar", grammar),  # a llama_cpp.LlamaGrammar keeps its text there
-        logit_bias={int(token): float(bias) for token, bias in (arguments["logit_bias"] or {}).items()},
-    )
-
-
-def _limits(max_tokens: int | None, stop: str | Sequence[str] | None, n_top: int | None) -> Limits:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    return Limits(max_tokens if max_tokens is not None and max_tokens > 0 else None, stops, n_top or 0)
-
-
-def _format_grammar(response_format: Mapping[str, Any] | None) -> str | None:
-    """GBNF for ``{"type": "json_object"}``, with or without a schema, and for OpenAI's ``json_schema``."""
-    kind = (response_format or {}).get("type", "text")
-    if response_format is None or kind == "text":
-        return None
-    from llama_cpp.llama_grammar import JSON_GBNF, json_schema_to_gbnf
-
-    schema = response_format.get("schema")
-    if kind == "json_schema":
-        schema = (response_format.get("json_schema") or {}).get("schema")
-    elif kind != "json_object":
-        raise InputError(f"response_format: expected text, json_object or json_schema, got {kind!r}")
-    if schema is None:
-        return str(JSON_GBNF)
-    try:
-        return str(json_schema_to_gbnf(json.dumps(schema)))
-    except Exception as error:  # the converter raises whatever its parsing meets
-        raise InputError(f"response_format: the schema cannot be turned into a grammar: {error}") from None
-
-
-def _respond(
-    shape: responses.Shape, answer: Answer, stream: bool, prompt: str = ""
-) -> dict[str, Any] | Iterator[dict[str, Any]]:
-    if stream:
-        return responses.stream(shape, iter(answer), prompt)
-    events = list(answer)
-    return responses.whole(shape, events, answer.statistics, answer.seed, prompt)

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
-
 from eftlite.composite import Roles, Row
 from eftlite.errors import ContextError, EngineError
 from eftlite.member import Member
@@ -160,5 +159,3 @@ class Ensemble:
         """Free every context."""
         for member in self.members:
             member.close()
-
-

@@ -1,4 +1,4 @@
-"""Every error a user may see. The base class means "show this to the user"; anything else is a bug and keeps its traceback.
+"""Every error a user may see. The base class means "show this to the user"; anything else is a bug.
 
 A message names the thing, what was expected and what came; the hint says what to do. Callers read the class and
 its attributes, never the text.

@@ -1,16 +1,16 @@
-"""Families: which models belong together, read from a TOML file or taken from the bundled one.
+r"""Families: which models belong together, read from a TOML file or taken from the bundled one.
 
-    name = "my-family"
-    base = "large-base.gguf"           # a path relative to this file, or an absolute one
-    real = "large-tuned.gguf"          # optional, for comparison only
-    stop = ["\\nUser:"]                 # optional
-    template = "chatml"                # optional: a built-in template's name or its text
+name = "my-family"
+base = "large-base.gguf"           # a path relative to this file, or an absolute one
+real = "large-tuned.gguf"          # optional, for comparison only
+stop = ["\nUser:"]                 # optional
+template = "chatml"                # optional: a built-in template's name or its text
 
-    [[delta]]
-    name = "helpful"
-    tuned = "small-tuned.gguf"
-    reference = "small-base.gguf"
-    alpha = 1.0
+[[delta]]
+name = "helpful"
+tuned = "small-tuned.gguf"
+reference = "small-base.gguf"
+alpha = 1.0
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def load_family(path: str | os.PathLike[str]) -> Family:
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"family file {file.name}: {error.strerror or error}", "Give the path of a .toml file") from None
+        raise InputError(
+            f"family file {file.name}: {error.strerror or error}", "Give the path of a .toml file"
+        ) from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"family file {file.name}: expected TOML, got {error}") from None
     return parse_family(table, file.name, file.parent)

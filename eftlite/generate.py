@@ -205,7 +205,8 @@ class Decoder:
         n_ahead: int = 0,
     ) -> TokenEvent:
         """Describe a drawn token, and decide whether it ends the answer; ``n_ahead`` tokens before it are not yet
-        part of the text."""
+        part of the text.
+        """
         normaliser = self.composite.log_normaliser(scores)
         tuned = None if recipe.tuned is None else rows[recipe.tuned]
         shift = None if tuned is None else self.composite.shift(scores, normaliser, tuned)
@@ -240,9 +241,7 @@ class Decoder:
             return text + self._stream.finish(), "length"
         return text, None
 
-    def _top(
-        self, scores: Row, normaliser: float, rows: Sequence[Row | None]
-    ) -> dict[str, tuple[Candidate, ...]]:
+    def _top(self, scores: Row, normaliser: float, rows: Sequence[Row | None]) -> dict[str, tuple[Candidate, ...]]:
         """The likeliest candidates of the composite and of every member that was evaluated."""
         top = {"eft": self._candidates(scores, normaliser)}
         for member, row in zip(self.ensemble.members, rows, strict=True):

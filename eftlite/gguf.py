@@ -148,8 +148,8 @@ def _refuse_twins(path: Path, raw: RawHeader) -> None:
         return
     seen: dict[bytes, int] = {}
     for token_id, text in enumerate(_texts(path, raw.metadata[TOKENS])):
-        # llama.cpp gives empty tokens this text, which another token may have.
-        named = text or b"[EMPTY_%d]" % token_id
+        # llama.cpp ends texts at a NUL and gives empty ones this text, which another token may have.
+        named = text.partition(b"\0")[0] or b"[EMPTY_%d]" % token_id
         if seen.setdefault(named, token_id) != token_id:
             raise bad(f"expected different tokens, got '{shown(named)}' as {seen[named]} and {token_id}")
 

@@ -61,7 +61,7 @@ _FOREIGN = (
 class RawHeader:
     """What one file says, before anyone asks whether it makes sense.
 
-    ``token_hashes`` are Python hashes of the token texts, in order (array of int64), empty without a vocabulary.
+    ``token_hashes`` are Python hashes of the token texts up to a NUL, in order (array of int64), empty without any.
     """
 
     version: int
@@ -221,12 +221,17 @@ class _Metadata:
         kept: list[str] | None = [] if count <= SHORT_ARRAY and not key.startswith("tokenizer.") else None
         for pieces in reader.strings(count, f"a string in {shown(key)}"):
             if key == TOKENS:
-                self._hashes.extend(map(hash, pieces))
+                self._hashes.extend(map(hash, _as_c_strings(pieces)))
             if kept is not None and self._keep(sum(map(len, pieces)) + 50 * len(pieces)):
                 kept += [piece.decode("utf-8", "surrogateescape") for piece in pieces]
             else:
                 kept = None
         return info if kept is None else tuple(kept)
+
+
+def _as_c_strings(texts: list[bytes]) -> list[bytes]:
+    """Texts as llama.cpp sees them, which ends them at a NUL; looking into each would cost more than reading it."""
+    return [text.partition(b"\0")[0] for text in texts] if b"\0" in b"".join(texts) else texts
 
 
 def _alignment(metadata: dict[str, Value]) -> int:

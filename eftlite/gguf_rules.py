@@ -195,7 +195,7 @@ def _check_vocabulary(keys: _Keys, tensors: Sequence[TensorInfo], token_hashes: 
     """Tokens that exist, as many as the model has rows, with scores, types and merges of the right kind."""
     metadata = keys.metadata
     model = metadata.get("tokenizer.ggml.model")
-    if not isinstance(model, str) or model in ("none", "no_vocab"):
+    if not isinstance(model, str) or model in ("", "none", "no_vocab") or not model.isprintable():
         raise bad(f"expected a vocabulary (tokenizer.ggml.model), got {_got(model)}")
     tokens = _array(metadata, TOKENS, ("string",))
     if tokens is None or not 1 <= tokens.length <= MAX_VOCABULARY:
@@ -240,6 +240,8 @@ def _check_special_ids(keys: _Keys, n_vocab: int) -> None:
             _integer(key, metadata[key], 0, n_vocab - 1)
     model = metadata.get("tokenizer.ggml.model")
     bos, eos, adds_bos = _DEFAULT_IDS.get(str(model), (None, None, False))
+    if str(metadata.get("tokenizer.ggml.pre", "")).startswith(("chatglm", "glm")):
+        bos = None
     for name, default, adds in (("bos", bos, adds_bos), ("eos", eos, False)):
         present = f"tokenizer.ggml.{name}_token_id" in metadata or (default is not None and default < n_vocab)
         if metadata.get(f"tokenizer.ggml.add_{name}_token", adds) is True and not present:

@@ -144,7 +144,9 @@ def log_sum_exp(row: np.ndarray) -> float:
 
 
 @njit(cache=True, nogil=True, fastmath=FASTMATH)
-def _block_weighted_sum(a: np.ndarray, u: float, b: np.ndarray, v: float, c: np.ndarray, w: float, out: np.ndarray) -> None:
+def _block_weighted_sum(
+    a: np.ndarray, u: float, b: np.ndarray, v: float, c: np.ndarray, w: float, out: np.ndarray
+) -> None:
     """``out = u*a + v*b + w*c`` of a block, float32."""
     for i in range(out.shape[0]):
         out[i] = u * a[i] + v * b[i] + w * c[i]
@@ -274,7 +276,9 @@ def _block_distance(p: np.ndarray, p_scale: float, q: np.ndarray, q_scale: float
 
 
 @njit(cache=True, nogil=True)
-def total_variation(p: np.ndarray, p_lse: float, q: np.ndarray, q_lse: float, p_exp: np.ndarray, q_exp: np.ndarray) -> float:
+def total_variation(
+    p: np.ndarray, p_lse: float, q: np.ndarray, q_lse: float, p_exp: np.ndarray, q_exp: np.ndarray
+) -> float:
     """``½ Σ |exp(p - p_lse) - exp(q - q_lse)|`` of two rows of scores with their log-normalisers.
 
     Args:

@@ -1,4 +1,4 @@
-"""One model's weights and vocabulary through llama.cpp's low-level API, and the library itself: logs, devices, versions.
+"""One model's weights and vocabulary through llama.cpp's low-level API, and the library itself: logs, devices.
 
 Knows files and token ids; contexts and caches are member.py's. The log callback is process-wide and ours.
 """

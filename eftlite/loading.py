@@ -5,7 +5,6 @@ Knows files and roles; never prompts or laws.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -113,13 +112,13 @@ def _identity(path: str) -> str:
     try:
         return str(Path(path).expanduser().resolve())
     except (OSError, RuntimeError) as error:  # a loop of links
-        raise ModelFileError(f"{os.path.basename(path)}: {error}") from None
+        raise ModelFileError(f"{Path(path).name}: {error}") from None
 
 
 def _settings_of(settings: ModelSettings | Mapping[str, ModelSettings], name: str) -> ModelSettings:
     if isinstance(settings, ModelSettings):
         return settings
-    return settings.get(name) or settings.get(name.split(":")[0]) or ModelSettings()
+    return settings.get(name) or settings.get(name.split(":", maxsplit=1)[0]) or ModelSettings()
 
 
 def _context(n_ctx: int | None, models: list[Model]) -> int:

@@ -33,6 +33,9 @@ FLASH_ATTENTION = {None: -1, False: 0, True: 1}
 # Rows that one decode may keep: llama.cpp reserves memory for that many times the vocabulary.
 MAX_ROWS = 64
 
+# Below this a model's layers take microseconds, and a second thread's barriers cost more than it brings.
+SMALL_BYTES = 32 << 20
+
 # The binding's llama_get_logits_ith makes a pointer object per call; we want the bare address.
 _logits_address = _lib["llama_get_logits_ith"]
 _logits_address.restype = ctypes.c_void_p
@@ -42,6 +45,11 @@ _logits_address.argtypes = [ctypes.c_void_p, ctypes.c_int32]
 def physical_cores() -> int:
     """Cores that one process can use for computing."""
     return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+
+
+def default_threads(model: Model) -> int:
+    """All physical cores; one for a model so small that threads would mostly wait for each other."""
+    return 1 if model.n_bytes < SMALL_BYTES else physical_cores()
 
 
 class CancelFlag:
@@ -85,8 +93,8 @@ class _Batch:
             ("token", self.token), ("pos", self.pos), ("logits", self.logits),
             ("n_seq_id", self._n_seq_id), ("seq_id", self._seq_id),
         ):  # fmt: skip
-            pointer = dict(llama_cpp.llama_batch._fields_)[name]
-            setattr(self.struct, name, ctypes.cast(array.ctypes.data, pointer))
+            pointer_type: Any = type(getattr(self.struct, name))
+            setattr(self.struct, name, ctypes.cast(array.ctypes.data, pointer_type))
 
     def fill(self, ids: Sequence[int], position: int, slot: int, n_rows: int) -> None:
         """Tokens ``ids`` from ``position`` on; logits for the last ``n_rows`` of them."""
@@ -142,7 +150,7 @@ class Member:
         params.n_ctx, params.n_seq_max, params.kv_unified = n_cells, len(self.slots), False
         params.n_batch, params.n_ubatch = settings.n_batch, min(settings.n_ubatch, settings.n_batch)
         params.n_outputs_max = params.n_outputs_max_per_seq = min(MAX_ROWS, settings.n_batch)
-        params.n_threads = settings.n_threads or physical_cores()
+        params.n_threads = settings.n_threads or default_threads(self.model)
         params.n_threads_batch = settings.n_threads_batch or params.n_threads
         params.type_k, params.type_v = GGML_TYPES[settings.type_k], GGML_TYPES[settings.type_v]
         params.flash_attn_type = FLASH_ATTENTION[settings.flash_attn]
@@ -190,7 +198,9 @@ class Member:
         before = len(held)
         n_batch = self.settings.n_batch
         if n_rows > min(MAX_ROWS, n_batch):
-            raise EngineError(f"{self.name}: expected at most {min(MAX_ROWS, n_batch)} rows from one decode, got {n_rows}")
+            raise EngineError(
+                f"{self.name}: expected at most {min(MAX_ROWS, n_batch)} rows from one decode, got {n_rows}"
+            )
         # The last batch carries all wanted rows: rows of earlier batches would be overwritten.
         cut = len(ids) - max((len(ids) - 1) % n_batch + 1, n_rows) if ids else 0
         for start in (*range(0, cut, n_batch), cut):
@@ -231,7 +241,7 @@ class Member:
         view = self._views.get(address)
         if view is None:
             buffer = (ctypes.c_float * self.n_vocab).from_address(address)
-            view = self._views[address] = np.frombuffer(buffer, np.float32)
+            view = self._views[address] = np.ctypeslib.as_array(buffer)
             view.flags.writeable = False
         return view
 

@@ -36,20 +36,20 @@ class Noise:
         self._low, self._high = seed & 0xFFFFFFFF, seed >> 32
         self._scratch = np.empty(4, np.uint64)  # (4,)
 
-    def uniforms(self, position: int, ids: NDArray[np.int32], stream: int, round: int) -> NDArray[np.float64]:
+    def uniforms(self, position: int, ids: NDArray[np.int32], stream: int, round_index: int) -> NDArray[np.float64]:
         """One number in (0, 1) for each token of ``ids`` (k,); the result is (k,) float64."""
         out = np.empty(ids.shape[0], np.float64)  # (k,)
-        counter = round * STREAMS + stream
+        counter = round_index * STREAMS + stream
         kernels.uniforms(ids, position, counter, self._low, self._high, self._scratch, out)
         return out
 
     def gumbel(
-        self, position: int, ids: NDArray[np.int32], stream: int = TARGET, round: int = 0
+        self, position: int, ids: NDArray[np.int32], stream: int = TARGET, round_index: int = 0
     ) -> NDArray[np.float64]:
         """A standard Gumbel number for each token of ``ids`` (k,): argmax(logprobs + gumbel) is a draw."""
-        gumbels: NDArray[np.float64] = -np.log(-np.log(self.uniforms(position, ids, stream, round)))
+        gumbels: NDArray[np.float64] = -np.log(-np.log(self.uniforms(position, ids, stream, round_index)))
         return gumbels
 
-    def uniform(self, position: int, stream: int, round: int = 0) -> float:
+    def uniform(self, position: int, stream: int, round_index: int = 0) -> float:
         """One number in (0, 1)."""
-        return float(self.uniforms(position, np.zeros(1, np.int32), stream, round)[0])
+        return float(self.uniforms(position, np.zeros(1, np.int32), stream, round_index)[0])

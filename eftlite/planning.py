@@ -6,7 +6,6 @@ Knows a loaded engine; curves are measured when it is made, while all slots are 
 from __future__ import annotations
 
 from eftlite.composite import Recipe
-from eftlite.timing import Report, cache_folder, costs, member_curve, row_seconds
 from eftlite.drafting import Drafter, make_drafter
 from eftlite.errors import InputError
 from eftlite.generate import Decoder
@@ -16,6 +15,7 @@ from eftlite.sampling import Sampler
 from eftlite.settings import Knobs, Sampling, Speculation
 from eftlite.speculative import FixedPace, Rounds
 from eftlite.speculative import Pace as AnyPace
+from eftlite.timing import Report, cache_folder, costs, member_curve, row_seconds
 
 AUTO = "auto"
 
@@ -103,8 +103,6 @@ class Planner:
         pace = self._paces.get(key)
         if pace is None:
             member = drafter.member
-            price = costs(
-                self._engine.ensemble, recipe.needed, member, self._curves, self._row_s, speculation.rule
-            )
+            price = costs(self._engine.ensemble, recipe.needed, member, self._curves, self._row_s, speculation.rule)
             pace = self._paces[key] = Pace(price, speculation.max_draft)
         return pace

@@ -112,7 +112,9 @@ def _logprobs(shape: Shape, events: list[TokenEvent], offset: int = 0) -> dict[s
 # ---- whole responses
 
 
-def whole(shape: Shape, events: list[TokenEvent], statistics: Statistics, seed: int, prompt: str = "") -> dict[str, Any]:
+def whole(
+    shape: Shape, events: list[TokenEvent], statistics: Statistics, seed: int, prompt: str = ""
+) -> dict[str, Any]:
     """One response from all events; ``prompt`` is echoed before a completion's text."""
     text = prompt + "".join(event.text for event in events)
     reason = finish_reason(statistics.finish_reason)

@@ -45,7 +45,7 @@ class Sampler:
         self.sampling = sampling
         self._model, self._n_vocab, self._seed = model, n_vocab, seed
         self._candidates = np.empty(n_vocab, _CANDIDATE)  # (n_vocab,)
-        self._array = llama_cpp.llama_token_data_array()
+        self._array: Any = llama_cpp.llama_token_data_array()
         self._chain: Any = None
         self._chain = self._build()
         self._n_steps = llama_cpp.llama_sampler_chain_n(self._chain)
@@ -104,7 +104,7 @@ class Sampler:
 
     def _logit_bias(self) -> Any:
         biases = [(token, bias) for token, bias in self.sampling.logit_bias.items() if token < self._n_vocab]
-        array = (llama_cpp.llama_logit_bias * len(biases))(*biases)
+        array = (llama_cpp.llama_logit_bias * len(biases))(*(llama_cpp.llama_logit_bias(*bias) for bias in biases))
         return llama_cpp.llama_sampler_init_logit_bias(self._n_vocab, len(biases), array)
 
     def _dry(self) -> Any:

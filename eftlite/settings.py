@@ -43,7 +43,7 @@ class ModelSettings:
 
     Attributes:
         n_gpu_layers: layers on the GPU; -1 means all.
-        n_threads: threads for single tokens; 0 means the physical cores.
+        n_threads: threads for single tokens; 0 means the physical cores, or one for a very small model.
         n_threads_batch: threads for batches; 0 means the same as n_threads.
         n_batch: tokens handed to one ``llama_decode``.
         n_ubatch: tokens computed at once inside llama.cpp.

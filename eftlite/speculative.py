@@ -101,13 +101,13 @@ class Verification:
         rows: list[Row | None] = [None] * len(ensemble.members)
         for member in self._batched:
             rows[member] = ensemble.row(slot, member, i)
-        member = self._drafted_by
-        if member is not None and self.recipe.weights[member]:
+        drafter = self._drafted_by
+        if drafter is not None and drafter in self.recipe.needed:
             if i < len(self._draft.rows):
-                rows[member] = self._draft.rows[i]
+                rows[drafter] = self._draft.rows[i]
             else:  # all were accepted: now the drafter too needs its logits after the last drafted token
-                ensemble.advance(slot, member, self._draft.tokens)
-                rows[member] = ensemble.row(slot, member, i)
+                ensemble.advance(slot, drafter, self._draft.tokens)
+                rows[drafter] = ensemble.row(slot, drafter, i)
         return rows
 
 
@@ -187,7 +187,7 @@ def speculative(rounds: Rounds) -> Iterator[TokenEvent]:
     """Decode in rounds until the answer ends; the first token comes plainly, as early as it can."""
     decoder = rounds.decoder
     try:
-        event = decoder.step()
+        event = rounds.step()
         yield event
         while not event.finish_reason:
             n = rounds.length()

@@ -15,9 +15,9 @@ import llama_cpp
 import numpy as np
 
 from eftlite.composite import Composite, Recipe
-from eftlite.ensemble import Ensemble
-from eftlite.member import MAX_ROWS, Member, physical_cores
 from eftlite.costs import CURVE_SIZES, CostCurve, Costs, load_curve, measure, save_curve
+from eftlite.ensemble import Ensemble
+from eftlite.member import MAX_ROWS, Member, default_threads, physical_cores
 from eftlite.sampling import Sampler
 from eftlite.settings import Knobs
 
@@ -47,7 +47,7 @@ def curve_key(member: Member) -> dict[str, str | int]:
         "parameters": header.n_params,
         "bytes": header.n_bytes,
         "quantization": header.quantization,
-        "threads": settings.n_threads or physical_cores(),
+        "threads": settings.n_threads or default_threads(member.model),
         "threads_batch": settings.n_threads_batch,
         "n_gpu_layers": settings.n_gpu_layers,
         "n_ctx": member.n_ctx,

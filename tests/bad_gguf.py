@@ -199,6 +199,7 @@ def _bad_models() -> Iterator[tuple[str, bytes, str]]:
 def _bad_vocabularies() -> Iterator[tuple[str, bytes, str]]:
     tokens = "tokenizer.ggml.tokens"
     yield "no_tokenizer", header({"tokenizer.ggml.model": None}), "tokenizer.ggml.model"
+    yield "tokenizer_with_nul", _changed("tokenizer.ggml.model", STRING, "llama\0"), "got 'llama\\x00'"
     yield "tokenizer_none", _changed("tokenizer.ggml.model", STRING, "none"), "got 'none'"
     yield "no_tokens", header({tokens: None}), "got none"
     yield "tokens_empty", header({tokens: strings(tokens, ())}), "got 0"
@@ -206,6 +207,7 @@ def _bad_vocabularies() -> Iterator[tuple[str, bytes, str]]:
     yield "tokens_single", _changed(tokens, STRING, "abc"), "a single value"
     yield "tokens_twice", header({tokens: strings(tokens, ("a", "b", "a"))}), "got 'a' as 0 and 2"
     yield "tokens_named_empty", header({tokens: strings(tokens, ("[EMPTY_1]", "", "c"))}), "as 0 and 1"
+    yield "tokens_with_nul", header({tokens: strings(tokens, ("a", "a\0b", "c"))}), "got 'a' as 0 and 1"
     yield "tokens_rows", header({tokens: strings(tokens, ("a", "b")),
                                  "tokenizer.ggml.token_type": None}), "each of 2 tokens, got 3"  # fmt: skip  # one file
     types, scores = "tokenizer.ggml.token_type", "tokenizer.ggml.scores"

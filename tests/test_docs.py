@@ -33,10 +33,10 @@ MANUAL = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 PAGES = [*MANUAL, ROOT / "CHANGELOG.md", *sorted((ROOT / "plugins").rglob("*.md"))]
 GENERATOR = runpy.run_path(str(DOCS / "generate_cli.py"))
 
-# Whole question sets and benchmarks; tests/cli runs them in small.
+# Whole question sets and benchmarks; the tests of those verbs run them in small.
 TOO_LONG = {"demo", "bench"}
-# Stands for a line typed in a chat or piped into a command that reads one.
-TYPED = "/exit\n"
+# Typed into every command that reads: a chat of one message.
+TYPED = "Hello!\n/exit\n"
 SYSTEM_TOOLS = {"git", "cd", "sudo", "xcode-select"}
 
 
@@ -148,13 +148,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory, demo_family: dict[str, Path
 # --- commands ---
 
 
-@pytest.mark.parametrize("command", RUNNABLE, ids=lambda command: command.place)
-def test_command_runs(command: Command, folder: Path) -> None:
-    run = [sys.executable, "-c", GENERATOR["RUN"], *command.words[1:]]
-    environment = {**os.environ, **command.environment, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-    result = subprocess.run(
-        run,
-        input=command.typed,
+def shared_cache(folder: Path) -> dict[str, str]:
+    """One cache for all tests here, as a user has one: batches' costs are measured once."""
+    return {"EFTLITE_CACHE_DIR": str(folder / "cache")}
+
+
+def run_eftlite(words: tuple[str, ...], folder: Path, typed: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the command line in folder, as the user of an installed eftlite would."""
+    command = [sys.executable, "-c", GENERATOR["RUN"], *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **shared_cache(folder)}
+    return subprocess.run(
+        command,
+        input=typed,
         capture_output=True,
         encoding="utf-8",
         cwd=folder,
@@ -162,6 +167,11 @@ def test_command_runs(command: Command, folder: Path) -> None:
         timeout=60,
         check=False,
     )
+
+
+@pytest.mark.parametrize("command", RUNNABLE, ids=lambda command: command.place)
+def test_command_runs(command: Command, folder: Path) -> None:
+    result = run_eftlite(command.words[1:], folder, command.typed)
     assert result.returncode == 0, f"{command.text}\n{result.stderr}"
     assert "Traceback" not in result.stderr, result.stderr
     assert result.stdout.strip(), f"{command.text} printed nothing"
@@ -270,6 +280,14 @@ def test_every_command_is_documented() -> None:
     assert not silent, f"no help text: {', '.join(silent)}"
 
 
+def test_every_chat_command_is_documented(folder: Path) -> None:
+    """What `/help` lists in a chat is what docs/cli.md lists."""
+    listed = run_eftlite(("chat",), folder, "/help\n/exit\n").stdout
+    page = (DOCS / "cli.md").read_text(encoding="utf-8").partition(GENERATOR["BEGIN"])[0]
+    documented = set(re.findall(r"`(/[a-z]+)", page))
+    assert documented == set(re.findall(r"^(/[a-z]+)", listed, re.MULTILINE))
+
+
 # --- Python ---
 
 PYTHON_PAGES = [page for page in MANUAL if any(block.language == "python" for block in blocks(page))]
@@ -281,6 +299,8 @@ def test_python_examples_run(page: Path, folder: Path, monkeypatch: pytest.Monke
     from eftlite import EFT
 
     monkeypatch.chdir(folder)
+    for variable, value in shared_cache(folder).items():
+        monkeypatch.setenv(variable, value)
     space: dict[str, Any] = {"__name__": "manual"}
     try:
         for block in blocks(page):

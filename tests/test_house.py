@@ -49,6 +49,7 @@ LAYERS = (
     "drafting",
     "costs",
     "pace",
+    "timing",
     "generate",
     "speculative",
     # around it; what EFT is put together from stands before it
@@ -56,15 +57,19 @@ LAYERS = (
     "hub",
     "memory",
     "loading",
+    "planning",
     "responses",
     "eft",
     "history",
+    "inspection",
     "doctor",
+    "blocks",
     "shapes",
     "bench",
     "demo",
     "cli",
     "server",
+    "__main__",
 )
 # Who may import what outside the package, and only they.
 LLAMA_C = {"llama", "member", "sampling"}

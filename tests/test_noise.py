@@ -25,7 +25,7 @@ def test_the_same_key_gives_the_same_numbers_in_any_order() -> None:
         lambda: Noise(7 + 2**32).gumbel(3, IDS),
         lambda: Noise(7).gumbel(4, IDS),
         lambda: Noise(7).gumbel(3, IDS, DRAFT),
-        lambda: Noise(7).gumbel(3, IDS, TARGET, round=1),
+        lambda: Noise(7).gumbel(3, IDS, TARGET, round_index=1),
     ],
 )
 def test_every_part_of_the_key_counts(other: object) -> None:

@@ -16,7 +16,12 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from tests.bad_gguf import bad_headers as bad_headers  # offered here too
+from tests.bad_gguf import bad_headers
+
+__all__ = [
+    "CHAT_TEMPLATE", "CONTROLS", "bad_headers", "byte_characters", "gpt2_texts", "spm_texts", "write_family",
+    "write_model",
+]  # fmt: skip  # reads across
 
 Floats = npt.NDArray[np.float32]
 

@@ -15,7 +15,7 @@ from eftlite.cli import views
 from eftlite.cli.conversation import Conversation, read_text, write_new
 from eftlite.cli.options import MODES
 from eftlite.errors import InputError
-from eftlite.settings import Knobs, Limits, Sampling
+from eftlite.settings import Limits
 
 if TYPE_CHECKING:
     from eftlite.cli.repl import Repl

@@ -47,7 +47,7 @@ class PipeReader:
         self._source = source
         self.multiline = False
 
-    def read(self, prompt: str = "> ", default: str = "") -> str:
+    def read(self, prompt: str = "> ", default: str = "") -> str:  # noqa: ARG002  a pipe shows neither
         """The next line, or in multi-line mode the next paragraph."""
         lines: list[str] = []
         while True:
@@ -104,7 +104,7 @@ class TerminalReader:
         return keys
 
 
-def _continuation(width: int, _line: int, _soft: bool) -> str:
+def _continuation(width: int, _line: int, _wrapped: int) -> str:
     """Under the prompt, for further lines."""
     return "… ".rjust(width)
 

@@ -77,7 +77,7 @@ class Repl:
     ) -> None:
         self.eft, self.reader, self.output = eft, reader, output
         self.limits, self.mode = limits, mode
-        self.sampling = sampling
+        self._sampling, self._seeds = sampling, _seeds(sampling.seed)
         self.conversation = conversation or Conversation()
         self.done = False
         self.last: Last | None = None
@@ -90,8 +90,8 @@ class Repl:
 
     @sampling.setter
     def sampling(self, sampling: Sampling) -> None:
-        if not hasattr(self, "_sampling") or sampling.seed != self._sampling.seed:
-            self._seeds = None if sampling.seed is None else Random(sampling.seed)  # noqa: S311  repeatable, no secret
+        if sampling.seed != self._sampling.seed:
+            self._seeds = _seeds(sampling.seed)
         self._sampling = sampling
 
     # ---- the loop
@@ -99,12 +99,16 @@ class Repl:
     def run(self) -> None:
         """Go on until the user leaves; KeyboardInterrupt when by Ctrl+C."""
         while not self.done:
-            try:
-                self.handle(self.read())
-            except EOFError:
-                break
-            except EFTError as error:
-                self.output.error(str(error))
+            self._turn()
+
+    def _turn(self) -> None:
+        """One message or command; errors are told and forgotten."""
+        try:
+            self.handle(self.read())
+        except EOFError:
+            self.done = True
+        except EFTError as error:
+            self.output.error(str(error))
 
     def read(self) -> str:
         '''What the user says next; ``"""`` opens and closes a text of several lines.'''
@@ -112,17 +116,17 @@ class Repl:
         if not line.startswith(QUOTES):
             return line
         lines = [line[len(QUOTES) :]]
-        while not lines[-1].endswith(QUOTES):
-            try:
+        try:
+            while not lines[-1].endswith(QUOTES):
                 lines.append(self.reader.read("… "))
-            except EOFError:
-                lines[-1] += QUOTES
-            except KeyboardInterrupt:
-                if not self.reader.interactive:
-                    raise
-                self.output.note("(not sent)")
-                return ""
-        lines[-1] = lines[-1][: -len(QUOTES)]
+        except EOFError:
+            lines.append(QUOTES)
+        except KeyboardInterrupt:
+            if not self.reader.interactive:
+                raise
+            self.output.note("(not sent)")
+            return ""
+        lines[-1] = lines[-1].removesuffix(QUOTES)
         return "\n".join(lines).strip("\n")
 
     def handle(self, line: str) -> None:
@@ -179,3 +183,8 @@ class Repl:
         if statistics.n_tokens == self.limits.max_tokens:
             return f"cut after {statistics.n_tokens} tokens (/set max_tokens)"
         return f"the context of {self.eft.n_ctx} tokens is full: /undo or /clear makes room"
+
+
+def _seeds(seed: int | None) -> Random | None:
+    """Where answers' seeds come from when the conversation is to be repeatable."""
+    return None if seed is None else Random(seed)  # noqa: S311  repeatable, no secret

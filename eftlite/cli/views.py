@@ -141,9 +141,10 @@ def _show_choice(repl: Repl, events: Sequence[TokenEvent], index: int, seen: Tok
     piece = _piece(repl, chosen.id, chosen.piece.decode("utf-8", "replace"))
     repl.output.heading(f"…{before[-40:]} → {piece}{shift}")
     table = Table(box=None, padding=(0, 1), header_style="dim")
-    columns = seen.top or {}
+    top = dict(seen.top or {})
+    columns = {**{name: top[name] for name in top if name != "eft"}, "EFT": top.get("eft", ())}
     for name in columns:
-        table.add_column(NAMES["eft"] if name == "eft" else name, no_wrap=True)
+        table.add_column(name, no_wrap=True)
     for row in range(N_CANDIDATES):
         table.add_row(*(Text(_cell(repl, found[row]) if row < len(found) else "") for found in columns.values()))
     repl.output.console().print(table)

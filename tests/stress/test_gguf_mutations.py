@@ -1,4 +1,4 @@
-"""Mutated model files through check(), and those that it accepts through a full load; about two minutes.
+"""Mutated model files through check(), and those that it accepts through a full load; about a minute.
 
 The process that checks must be alive after every file, whatever llama.cpp would have done with it.
 """
@@ -203,7 +203,7 @@ def mutators(folder: Path, seed: int) -> list[Mutator]:
 
 
 def accepted(path: Path) -> bool:
-    """Whether check() lets the file through; any error but its own ends the test, and so does slowness."""
+    """Whether check() lets the file through."""
     words, start = "", time.perf_counter()
     try:
         check(path)
@@ -216,7 +216,7 @@ def accepted(path: Path) -> bool:
 
 @pytest.mark.stress
 def test_the_checker_outlives_10000_mutated_files(tmp_path: Path) -> None:
-    """About 20 seconds."""
+    """About 20 seconds. Any error but its own, and any file that takes long, fails."""
     makers, path, n_accepted = mutators(tmp_path, seed=26), tmp_path / "mutant.gguf", 0
     for i in range(N_CHECKED):
         path.write_bytes(makers[i % len(makers)].make())
@@ -226,15 +226,19 @@ def test_the_checker_outlives_10000_mutated_files(tmp_path: Path) -> None:
 
 @pytest.mark.stress
 def test_no_accepted_file_ends_the_process_that_loads_it(tmp_path: Path) -> None:
-    """About a minute. Of files that check() lets through, none may abort llama.cpp."""
+    """About 40 seconds. Of 1,000 files that check() lets through, none may abort llama.cpp."""
     makers, path, loader = mutators(tmp_path, seed=2600), tmp_path / "mutant.gguf", Loader()
     outcomes: Counter[str] = Counter()
-    for i in range(N_LOADED):
-        path.write_bytes(makers[i % len(makers)].make())
-        outcome = loader.load(path) if accepted(path) else "not loaded"
+    n_made = 0
+    while outcomes.total() < N_LOADED:
+        path.write_bytes(makers[n_made % len(makers)].make())
+        n_made += 1
+        if not accepted(path):
+            continue
+        outcome = loader.load(path)
         outcomes[outcome] += 1
         if outcome.startswith("died"):
-            path.rename(tmp_path / f"killer-{i}.gguf")
+            path.rename(tmp_path / f"killer-{n_made}.gguf")
     loader.close()
-    print(f"{N_LOADED:,} mutated files:", dict(outcomes))
-    assert not [outcome for outcome in outcomes if outcome.startswith("died")], tmp_path
+    print(f"{n_made:,} mutated files, {N_LOADED:,} accepted and loaded:", dict(outcomes))
+    assert not [outcome for outcome in outcomes if outcome.startswith("died")], f"the files are in {tmp_path}"

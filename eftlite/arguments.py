@@ -1,0 +1,89 @@
+"""Arguments of the public object -> settings: llama_cpp.Llama's names, checked, none of them ignored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eftlite.errors import InputError
+from eftlite.family import bundled_family, load_family
+from eftlite.settings import Delta, Family, Limits, ModelSettings, Sampling
+
+
+def family_of(base: str | None, tuned: str | None, reference: str | None, family: Family | str | Path | None) -> Family:
+    """The family that the arguments name."""
+    if base is None:
+        if tuned or reference:
+            raise InputError("base: expected a path beside tuned and reference, got none", "Name all three models")
+        if isinstance(family, Family):
+            return family
+        return bundled_family() if family is None else load_family(family)
+    if family is not None:
+        raise InputError("family: expected either a family or a base, got both")
+    if (tuned is None) != (reference is None):
+        missing = "tuned" if tuned is None else "reference"
+        raise InputError(f"{missing}: expected tuned and reference together, got one", "EFT needs both small models")
+    deltas = (Delta("tuned", tuned, reference),) if tuned is not None and reference is not None else ()
+    return Family(name=Path(base).stem, base=base, deltas=deltas)
+
+
+def settings_of(
+    settings: ModelSettings | Mapping[str, ModelSettings] | None, options: Mapping[str, Any]
+) -> ModelSettings | Mapping[str, ModelSettings]:
+    """Settings from either form; InputError names an unknown option, which llama_cpp.Llama would swallow."""
+    if settings is not None and options:
+        raise InputError(f"{next(iter(options))}: expected inside settings, since settings are given")
+    if settings is not None:
+        return settings
+    unknown = sorted(set(options) - set(ModelSettings.__dataclass_fields__))
+    if unknown:
+        raise InputError(f"unknown option {unknown[0]!r}", "See eftlite.ModelSettings for those of a model")
+    return ModelSettings(**options)
+
+
+def refuse(**options: Any) -> None:
+    """A knob that cannot be honoured is refused, never ignored."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"{name}: this cannot be done with EFT", "Leave it out")
+
+
+def sampling_of(arguments: Mapping[str, Any]) -> Sampling:
+    """Sampling from the arguments of a ``create_…`` method."""
+    names = set(Sampling.__dataclass_fields__) & set(arguments) - {"grammar", "logit_bias"}
+    options = {name: arguments[name] for name in names}
+    grammar = arguments["grammar"]
+    return Sampling(
+        **options,
+        mirostat=arguments["mirostat_mode"],
+        grammar=getattr(grammar, "_grammar", grammar),  # a llama_cpp.LlamaGrammar keeps its text there
+        logit_bias={int(token): float(bias) for token, bias in (arguments["logit_bias"] or {}).items()},
+    )
+
+
+def limits_of(max_tokens: int | None, stop: str | Sequence[str] | None, n_top: int | None) -> Limits:
+    """Limits from llama_cpp.Llama's arguments; ``max_tokens`` None or below 1 means up to the context's end."""
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    return Limits(max_tokens if max_tokens is not None and max_tokens > 0 else None, stops, n_top or 0)
+
+
+def format_grammar(response_format: Mapping[str, Any] | None) -> str | None:
+    """GBNF for ``{"type": "json_object"}``, with or without a schema, and for OpenAI's ``json_schema``."""
+    kind = (response_format or {}).get("type", "text")
+    if response_format is None or kind == "text":
+        return None
+    from llama_cpp.llama_grammar import JSON_GBNF, json_schema_to_gbnf
+
+    schema = response_format.get("schema")
+    if kind == "json_schema":
+        schema = (response_format.get("json_schema") or {}).get("schema")
+    elif kind != "json_object":
+        raise InputError(f"response_format: expected text, json_object or json_schema, got {kind!r}")
+    if schema is None:
+        return str(JSON_GBNF)
+    try:
+        return str(json_schema_to_gbnf(json.dumps(schema)))
+    except Exception as error:  # noqa: BLE001  # the converter raises whatever its parsing meets
+        raise InputError(f"response_format: the schema cannot be turned into a grammar: {error}") from None
