@@ -68,6 +68,7 @@ class EFT(LlamaMethods):
         n_slots: conversations whose caches are kept.
         alpha, beta, conservative_p: knobs, see ``Knobs``; alpha is the first delta's.
         speculative: whether the tuned model drafts; a ``Speculation`` says how.
+        drafter: path of one more model of the same vocabulary, which only drafts.
         settings: ``ModelSettings`` for all members, or a mapping by role ("base", "tuned", "reference").
         template: a built-in template's name or a template's text, in place of the tuned model's.
         prompt_style: "template" gives every member the tuned model's template; "transcript" gives the pre-trained
@@ -96,6 +97,7 @@ class EFT(LlamaMethods):
         beta: float = 1.0,
         conservative_p: float | None = None,
         speculative: bool | Speculation = True,
+        drafter: str | None = None,
         settings: ModelSettings | Mapping[str, ModelSettings] | None = None,
         template: str | None = None,
         prompt_style: str = "template",
@@ -113,12 +115,14 @@ class EFT(LlamaMethods):
             alphas[0] = alpha
         self.knobs = Knobs(tuple(alphas), beta, conservative_p)
         self.speculation = Speculation(enabled=speculative) if isinstance(speculative, bool) else speculative
+        if drafter is not None and self.speculation.drafter == "auto":
+            self.speculation = replace(self.speculation, drafter="drafter")
         if verbose:
             log_to_stderr()
         self._seeds = None if seed is None else random.Random(seed)  # noqa: S311  # repeatable, not secret
         self._prompt_style = prompt_style
         self._lock = threading.Lock()
-        self._engine = load(self.family, n_ctx, n_slots, settings_of(settings, model_settings), progress)
+        self._engine = load(self.family, n_ctx, n_slots, settings_of(settings, model_settings), progress, drafter)
         self._planner = Planner(
             self._engine, self.speculation, None if progress is None else lambda name: progress(f"timing {name}", 0.0)
         )

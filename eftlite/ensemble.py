@@ -11,6 +11,7 @@ Knows token ids; never text, knobs or laws.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import takewhile
 
 from eftlite.composite import Roles, Row
@@ -48,15 +49,19 @@ class Ensemble:
         members: each with the same number of slots; one member may play several roles.
         roles: who plays what.
         shared: the common vocabulary.
+        side_by_side: evaluate members at the same time, in a thread each; for members on devices of their own.
     """
 
-    def __init__(self, members: Sequence[Member], roles: Roles, shared: SharedVocabulary) -> None:
+    def __init__(
+        self, members: Sequence[Member], roles: Roles, shared: SharedVocabulary, side_by_side: bool = False
+    ) -> None:
         self.members = list(members)
         self.roles = roles
         self.shared = shared
         self.n_vocab = shared.n_vocab
         self.n_ctx = min(member.n_ctx for member in members)
         self.texts = [Text([[]] * len(self.members)) for _ in members[0].slots]
+        self._threads = ThreadPoolExecutor(len(members), "member") if side_by_side else None
 
     # ---- the text
 
@@ -102,10 +107,22 @@ class Ensemble:
     def rows(self, slot: int, needed: Iterable[int]) -> list[Row | None]:
         """Logits after the text: for each needed member a view (n_vocab,) float32, None for the others."""
         rows: list[Row | None] = [None] * len(self.members)
+        needed = list(needed)
+        self.advance_all(slot, needed)
         for index in needed:
-            self.advance(slot, index)
             rows[index] = self.row(slot, index, 0)
         return rows
+
+    def advance_all(self, slot: int, indices: Sequence[int], draft: Sequence[int] = (), n_rows: int = 1) -> None:
+        """``advance`` for several members: one after the other, or side by side on devices of their own."""
+        if self._threads is None or len(indices) == 1:
+            for index in indices:
+                self.advance(slot, index, draft, n_rows)
+            return
+        jobs = [self._threads.submit(self.advance, slot, index, draft, n_rows) for index in indices]
+        wait(jobs)  # all of them, also when one fails: no member may be left running
+        for job in jobs:
+            job.result()
 
     def advance(self, slot: int, index: int, draft: Sequence[int] = (), n_rows: int = 1) -> None:
         """Have a member evaluate what it lacks of the text and then of ``draft``, keeping the last ``n_rows`` rows."""
@@ -151,11 +168,18 @@ class Ensemble:
             member.validate(slot)
 
     @property
+    def side_by_side(self) -> bool:
+        """Whether members are evaluated at the same time."""
+        return self._threads is not None
+
+    @property
     def can_rewind(self) -> bool:
         """Whether every member can drop a part of a slot."""
         return all(member.can_rewind for member in self.members)
 
     def close(self) -> None:
         """Free every context."""
+        if self._threads is not None:
+            self._threads.shutdown()
         for member in self.members:
             member.close()

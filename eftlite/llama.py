@@ -16,6 +16,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
+from eftlite.amx import extra_buffers_work
 from eftlite.errors import EngineError, InputError, ModelFileError
 from eftlite.gguf import check
 from eftlite.settings import ModelSettings
@@ -159,6 +160,8 @@ class Model:
         if settings.tensor_split:
             split = (ctypes.c_float * llama_cpp.llama_max_devices())(*settings.tensor_split)
             params.tensor_split = split
+        extra = settings.use_extra_bufts
+        params.use_extra_bufts = extra_buffers_work() if extra is None else extra
         params.load_mode = int(settings.use_mmap) + 2 * int(settings.use_mlock)  # NONE, MMAP, MLOCK, both
         report = llama_cpp.llama_progress_callback(lambda done, _: progress(done) is None if progress else True)
         params.progress_callback = report

@@ -13,7 +13,7 @@ from pathlib import Path
 from eftlite.composite import Composite, Roles
 from eftlite.ensemble import Ensemble
 from eftlite.errors import ModelFileError
-from eftlite.llama import Model
+from eftlite.llama import Model, supports_gpu
 from eftlite.member import CancelFlag, Member
 from eftlite.settings import Family, ModelSettings
 from eftlite.vocab import SharedVocabulary, share
@@ -56,6 +56,7 @@ def load(
     n_slots: int,
     settings: ModelSettings | Mapping[str, ModelSettings],
     progress: Progress | None = None,
+    drafter: str | None = None,
 ) -> Engine:
     """Load every model of a family and put them on the same slots.
 
@@ -65,11 +66,14 @@ def load(
         n_slots: independent texts.
         settings: for all members, or by role: "base", "tuned", "reference", or a member's name.
         progress: called with a member's name and 0..1.
+        drafter: path of one more model of the same vocabulary, which only drafts; its member's name is "drafter".
 
     Raises:
         ModelFileError, VocabularyError, EngineError: as the parts do; nothing stays loaded.
     """
     names = member_names(family)
+    if drafter is not None:
+        names.setdefault(_identity(drafter), "drafter")
     roles = _roles(family, list(names))
     with ExitStack() as undo:
         models: list[Model] = []
@@ -85,9 +89,10 @@ def load(
         for model in models:
             members.append(Member(model, size, n_slots, cancel))
             undo.callback(members[-1].close)
+        ensemble = Ensemble(members, roles, shared, _side_by_side(models))
         undo.pop_all()
     composite = Composite(shared.n_vocab, shared.control, shared.masked)
-    return Engine(models, Ensemble(members, roles, shared), composite, shared, cancel)
+    return Engine(models, ensemble, composite, shared, cancel)
 
 
 def member_names(family: Family) -> dict[str, str]:
@@ -105,6 +110,20 @@ def member_names(family: Family) -> dict[str, str]:
 def _roles(family: Family, paths: list[str]) -> Roles:
     deltas = tuple((paths.index(_identity(d.tuned)), paths.index(_identity(d.reference))) for d in family.deltas)
     return Roles(len(paths), 0, deltas)
+
+
+def _side_by_side(models: list[Model]) -> bool:
+    """Whether members run on devices of their own, so that evaluating them at the same time gains.
+
+    On one device they would only wait for each other: llama.cpp gives each the whole of it.
+    """
+    on_gpu = {model.settings.n_gpu_layers != 0 for model in models}
+    gpus = {
+        model.settings.main_gpu
+        for model in models
+        if model.settings.n_gpu_layers and model.settings.split_mode == "none"
+    }
+    return supports_gpu() and (len(on_gpu) > 1 or len(gpus) > 1)
 
 
 def _identity(path: str) -> str:

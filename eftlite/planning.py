@@ -5,17 +5,21 @@ Knows a loaded engine; curves are measured when it is made, while all slots are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from eftlite.composite import Recipe
+from eftlite.costs import CostCurve
 from eftlite.drafting import Drafter, make_drafter
 from eftlite.errors import InputError
 from eftlite.generate import Decoder
 from eftlite.loading import Engine
 from eftlite.pace import Pace
+from eftlite.places import cache_folder
 from eftlite.sampling import Sampler
 from eftlite.settings import Knobs, Sampling, Speculation
-from eftlite.speculative import FixedPace, Rounds
+from eftlite.speculative import Acceptance, FixedPace, Rounds
 from eftlite.speculative import Pace as AnyPace
-from eftlite.timing import Report, cache_folder, costs, member_curve, row_seconds
+from eftlite.timing import Report, costs, member_curve, row_seconds
 
 AUTO = "auto"
 
@@ -27,24 +31,35 @@ class Planner:
         engine: just loaded.
         speculation: the family's default settings.
         report: told which member is being measured, the first time on a machine.
+        curves: of every member, by name, in place of those of the user's cache folder.
     """
 
-    def __init__(self, engine: Engine, speculation: Speculation, report: Report | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        speculation: Speculation,
+        report: Report | None = None,
+        curves: Mapping[str, CostCurve] | None = None,
+    ) -> None:
         self._engine = engine
         self._drafters: dict[tuple[str, int], Drafter] = {}
         self._paces: dict[tuple[tuple[int, ...], str, str, int], Pace] = {}
         ensemble = engine.ensemble
-        self._curves = {}
+        self._curves = dict(curves or {})
         if speculation.enabled and speculation.n_draft is None and ensemble.roles.deltas:
             path = cache_folder() / "curves.json"
-            self._curves = {m.name: member_curve(m, path, report) for m in ensemble.members}
+            self._curves = self._curves or {m.name: member_curve(m, path, report) for m in ensemble.members}
             with_defaults = Sampler(Sampling(), engine.models[0], engine.shared.n_vocab)
             knobs = Knobs((1.0,) * len(ensemble.roles.deltas))
             self._row_s = row_seconds(engine.composite, ensemble, knobs, with_defaults)
             with_defaults.close()
 
-    def rounds(self, decoder: Decoder, speculation: Speculation) -> Rounds | None:
-        """Rounds for this answer, or None when it is decoded plainly; the statistics say why."""
+    def rounds(self, decoder: Decoder, speculation: Speculation, acceptance: Acceptance | None = None) -> Rounds | None:
+        """Rounds for this answer, or None when it is decoded plainly; the statistics say why.
+
+        Args:
+            acceptance: see ``Rounds``.
+        """
         recipe = decoder.recipe
         why_not = self._obstacle(decoder, recipe, speculation)
         if why_not:
@@ -59,7 +74,7 @@ class Planner:
         )
         decoder.statistics.speculation = f"{name}, {speculation.rule}"
         most = max(speculation.max_draft, speculation.n_draft or 0)
-        return Rounds(decoder, drafter, speculation.rule, pace, most)
+        return Rounds(decoder, drafter, speculation.rule, pace, most, acceptance)
 
     def _obstacle(self, decoder: Decoder, recipe: Recipe, speculation: Speculation) -> str:
         """Why this answer cannot be drafted; empty when it can."""

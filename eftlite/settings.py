@@ -50,7 +50,10 @@ class ModelSettings:
         type_k, type_v: types of the KV cache; a quantized type_v needs flash attention.
         flash_attn: None lets llama.cpp decide.
         swa_full: keep whole caches for sliding-window models, without which they cannot rewind.
-        n_rs_seq: snapshots kept by recurrent and hybrid models, so that they can rewind that many tokens.
+        use_extra_bufts: let llama.cpp repack weights for the processor (AMX, repacked blocks); None means wherever
+            that works, see amx.py.
+        n_rs_seq: snapshots kept by recurrent and hybrid models, so that they can rewind that many tokens; others
+            ignore it.
     """
 
     n_gpu_layers: int = 0
@@ -68,7 +71,8 @@ class ModelSettings:
     use_mmap: bool = True
     use_mlock: bool = False
     swa_full: bool = True
-    n_rs_seq: int = 0
+    use_extra_bufts: bool | None = None
+    n_rs_seq: int = 16
 
     def __post_init__(self) -> None:
         _check_integer("n_gpu_layers", self.n_gpu_layers, -1, 1_000_000)

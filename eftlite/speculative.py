@@ -10,8 +10,8 @@ Knows rounds; laws are sampling.py's, rules verify.py's, draft lengths pace.py's
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,7 +19,19 @@ from eftlite.composite import Row
 from eftlite.drafting import Draft, Drafter, Situation
 from eftlite.errors import Cancelled
 from eftlite.generate import Decoder, DraftStatistics, TokenEvent
-from eftlite.verify import EXPECTED_ACCEPTANCE, RULES, Law
+from eftlite.verify import EXPECTED_ACCEPTANCE, RULES, Law, Rule
+
+
+class Acceptance(NamedTuple):
+    """How drafts are judged.
+
+    Attributes:
+        decide: the rule.
+        expected: the chance that it keeps a token drawn from q where the law is p, as a function of p and q.
+    """
+
+    decide: Rule
+    expected: Callable[[Law, Law], float]
 
 
 class Pace(Protocol):
@@ -63,18 +75,20 @@ class Verification:
         decoder: the answer.
         draft: at least one token.
         drafter: whose member's rows the draft carries.
+        expected: see Acceptance.
         scores: (n + 1, n_vocab) float32 scratch.
     """
 
-    def __init__(self, decoder: Decoder, draft: Draft, drafter: Drafter, rule: str, scores: Row) -> None:
-        self._expected_acceptance = EXPECTED_ACCEPTANCE[rule]
+    def __init__(
+        self, decoder: Decoder, draft: Draft, drafter: Drafter, expected: Callable[[Law, Law], float], scores: Row
+    ) -> None:
+        self._expected_acceptance = expected
         self._decoder, self._draft, self._scores = decoder, draft, scores
         self.recipe = decoder.recipe
         self._drafted_by = drafter.member if draft.rows else None
         self._batched = [member for member in self.recipe.needed if member != self._drafted_by]
         n_rows = len(draft.tokens) + 1
-        for member in self._batched:
-            decoder.ensemble.advance(decoder.slot, member, draft.tokens, n_rows)
+        decoder.ensemble.advance_all(decoder.slot, self._batched, draft.tokens, n_rows)
         remembers = decoder.sampler.remembers
         self._sampler = decoder.sampler.clone() if remembers else decoder.sampler
         self._n_accepted = 0  # drafted tokens the cloned sampler knows
@@ -117,13 +131,23 @@ class Rounds:
     Args:
         decoder: the answer.
         drafter: proposes.
-        rule: a name in ``verify.RULES``.
+        rule: a name in ``verify.RULES``: which noise drafts are drawn from, and how they are judged.
         pace: chooses lengths.
         max_draft: the longest draft.
+        acceptance: judges in place of the rule; for benchmarks.
     """
 
-    def __init__(self, decoder: Decoder, drafter: Drafter, rule: str, pace: Pace, max_draft: int) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        drafter: Drafter,
+        rule: str,
+        pace: Pace,
+        max_draft: int,
+        acceptance: Acceptance | None = None,
+    ) -> None:
         self.decoder, self.drafter, self.rule, self.pace = decoder, drafter, rule, pace
+        self._acceptance = acceptance or Acceptance(RULES[rule], EXPECTED_ACCEPTANCE[rule])
         self.statistics = decoder.statistics.drafts = DraftStatistics()
         self._max_draft = max_draft
         self._scores = np.empty((max_draft + 1, decoder.ensemble.n_vocab), np.float32)  # (max_draft + 1, n_vocab)
@@ -147,7 +171,7 @@ class Rounds:
         proposal = self.drafter.proposal_of(self.decoder.last_rows, self.decoder.sampler)
         if proposal is None or self.decoder.last_law is None:
             return None
-        return EXPECTED_ACCEPTANCE[self.rule](self.decoder.last_law, proposal)
+        return self._acceptance.expected(self.decoder.last_law, proposal)
 
     def round(self, n: int) -> Iterator[TokenEvent]:
         """Draft, verify, accept, rewind; yields the tokens that stand."""
@@ -159,8 +183,8 @@ class Rounds:
         if not draft.tokens:
             yield self.step()
             return
-        verification = Verification(decoder, draft, self.drafter, self.rule, self._scores)
-        verdict = RULES[self.rule](
+        verification = Verification(decoder, draft, self.drafter, self._acceptance.expected, self._scores)
+        verdict = self._acceptance.decide(
             draft.tokens, draft.proposals, verification.law, decoder.noise, decoder.position, number
         )
         n_drafted, n_accepted = len(draft.tokens), verdict.n_accepted

@@ -5,7 +5,6 @@ Knows members and clocks; choosing from the curves is pace.py's.
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Iterable
@@ -28,14 +27,6 @@ LARGEST_S = 1.5  # no size is tried that should take longer than this
 Report = Callable[[str], None]
 
 
-def cache_folder() -> Path:
-    """Where measured curves are kept: EFTLITE_CACHE_DIR, or the user's cache folder."""
-    from platformdirs import user_cache_path
-
-    own = os.environ.get("EFTLITE_CACHE_DIR")
-    return Path(own) if own else user_cache_path("eftlite")
-
-
 def curve_key(member: Member) -> dict[str, str | int]:
     """Everything a curve depends on."""
     header, settings = member.model.header, member.settings
@@ -55,6 +46,7 @@ def curve_key(member: Member) -> dict[str, str | int]:
         "type_k": settings.type_k,
         "type_v": settings.type_v,
         "flash_attn": str(settings.flash_attn),
+        "use_extra_bufts": str(settings.use_extra_bufts),
     }
 
 
@@ -148,4 +140,5 @@ def costs(
         row_s=row_s[0],
         draft_row_s=row_s[1],
         all_rows=rule == "block",
+        side_by_side=ensemble.side_by_side,
     )

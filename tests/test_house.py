@@ -26,6 +26,7 @@ PACKAGE = ROOT / "eftlite"
 LAYERS = (
     "errors",
     "settings",
+    "places",
     # computation, no models
     "kernels",
     "noise",
@@ -39,6 +40,7 @@ LAYERS = (
     "gguf",
     # one model; the proof that vocabularies agree needs token texts, not models
     "vocab",
+    "amx",
     "llama",
     "member",
     "sampling",
@@ -54,11 +56,13 @@ LAYERS = (
     "speculative",
     # around it; what EFT is put together from stands before it
     "family",
+    "arguments",
     "hub",
     "memory",
     "loading",
     "planning",
     "responses",
+    "compat",
     "eft",
     "history",
     "inspection",
