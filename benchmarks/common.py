@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from eftlite import __version__
+
 RESULTS = Path(__file__).parent / "results"
-VERSIONS = ("eftlite", "llama-cpp-python", "numpy", "numba")
+LIBRARIES = ("llama-cpp-python", "numpy", "numba")
 BUSY_PERCENT = 15.0
 
 
@@ -39,9 +41,7 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(middle, low, high)
 
 
-def alternate(
-    phases: Mapping[str, Callable[[], float]], n_rounds: int, warm_up: int = 1
-) -> dict[str, list[float]]:
+def alternate(phases: Mapping[str, Callable[[], float]], n_rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
     """Run every phase once a round, beginning with another one each time.
 
     Args:
@@ -91,12 +91,6 @@ class Bar:
 
 def machine() -> dict[str, Any]:
     """The machine in words, without names of hosts, people or folders."""
-    versions = {}
-    for name in VERSIONS:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # run from a checkout
-            versions[name] = "from source"
     return {
         "cpu": cpu_name(),
         "cores": psutil.cpu_count(logical=False),
@@ -104,7 +98,7 @@ def machine() -> dict[str, Any]:
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": {"eftlite": __version__, **{name: metadata.version(name) for name in LIBRARIES}},
         "llama_cpp_built_for": _built_for(),
     }
 
@@ -124,7 +118,9 @@ def cpu_name() -> str:
 def _built_for() -> str:
     from eftlite.llama import system_info
 
-    return " ".join(part.split("=")[0].strip().removeprefix("CPU : ") for part in system_info().split("|") if "= 1" in part)
+    return " ".join(
+        part.split("=")[0].strip().removeprefix("CPU : ") for part in system_info().split("|") if "= 1" in part
+    )
 
 
 def busy_percent() -> float:
@@ -183,6 +179,7 @@ class Report:
         """The report for people."""
         here = machine()
         versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
+        cores = f"{here['cpu']}, {here['cores']} cores, {here['threads']} threads, {here['memory_gb']} GB"
         noise = " **The machine was not quiet: do not trust these figures.**" if self.busy > BUSY_PERCENT else ""
         return "\n".join(
             [
@@ -194,8 +191,8 @@ class Report:
                 "",
                 *(f"- {bar}" for bar in self.bars),
                 "",
-                f"Machine: {here['cpu']}, {here['cores']} cores, {here['threads']} threads, {here['memory_gb']} GB; "
-                f"{here['system']}, Python {here['python']}, {versions}; llama.cpp for {here['llama_cpp_built_for']}.",
+                f"Machine: {cores}; {here['system']}, Python {here['python']}, {versions}.",
+                f"llama.cpp was built for {here['llama_cpp_built_for']}.",
                 f"Busy before: {self.busy:.0f} %.{noise}",
                 "Settings: " + ", ".join(f"{name} {value}" for name, value in self.settings.items()) + ".",
                 "",

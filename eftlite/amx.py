@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def extra_buffers_work() -> bool:
     return known[key]
 
 
+@cache  # a family loads several models, and its answer may have no place to be kept
 def _survives() -> bool:
     """Decode two tokens of the bundled quantized model in a child; False when it dies or hangs."""
     with as_file(files("eftlite.demo").joinpath("real-q8_0.gguf")) as model:

@@ -5,10 +5,10 @@ One warm-up, then repetitions interleaved over the contenders (A B C A B C), so 
 alike. Tokenizing is never timed, making the law and drawing from it is; tg leaves the prompt out, and end tokens do
 not end it. Whatever is synthetic is named in every row: random weights, random prompts, coins in place of a rule.
 
-Knows families, clocks and numbers; options and tables are cli/bench.py's.
+Knows families, clocks and numbers; what is compared is contest.py's, options and tables are cli/bench.py's.
 
 Not guaranteed: that a text is worth reading. With random weights or a synthetic acceptance it is noise; else it runs on
-past where an answer would end, and acceptance is that of such a text.
+past where an answer would end, and its acceptance with it.
 """
 
 from __future__ import annotations
@@ -17,315 +17,168 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from importlib import metadata
-from itertools import cycle, islice, product
+from functools import cached_property
+from importlib.metadata import version
+from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from eftlite.composite import Recipe
+from eftlite.contest import Contender, Plan, Sample, Trial, contenders
 from eftlite.costs import CostCurve
 from eftlite.errors import EngineError, InputError
-from eftlite.generate import Decoder, DraftStatistics, plain
+from eftlite.generate import Decoder, plain
 from eftlite.llama import devices
 from eftlite.loading import Engine, load
-from eftlite.member import physical_cores
-from eftlite.noise import ACCEPT, Noise
+from eftlite.member import default_threads
+from eftlite.noise import Noise
 from eftlite.pace import seconds_per_token
-from eftlite.planning import Planner
 from eftlite.sampling import Sampler
-from eftlite.settings import Family, Knobs, Limits, ModelSettings, Sampling, Speculation
-from eftlite.speculative import Acceptance, Rounds, speculative
+from eftlite.settings import Family, Limits, ModelSettings
+from eftlite.speculative import speculative
 from eftlite.template import BUILTIN, Template, has_bos
 from eftlite.timing import costs, member_curve
-from eftlite.verify import EXPECTED_ACCEPTANCE, Law, Rule, Verdict, draw
 
-MODES = ("base", "tuned", "eft", "eft-spec")
-ADVERSARIAL = "adversarial"
-QUESTIONS = (
-    "Why is the sky blue, and why is it red in the evening?",
-    "Write a short story about a lighthouse keeper who finds a message in a bottle.",
-    "How do I cook risotto for four people? List what I need first.",
-    "Compare trains and planes for a journey of 800 kilometres.",
-    "Write a Python function that tells whether a word is a palindrome, and explain it.",
-)
 WARM_UP = 32  # tokens at most; a pace has found its length by then
-_ROOM = 512  # tokens for a question in its template, until the tokenizer is there to count them
+_ROOM = 1024  # tokens for a question in its template, before there is a tokenizer to count them
 
 Report = Callable[[str], None]
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is measured. Lists make a grid: every test with every contender.
-
-    Attributes:
-        n_prompt, n_gen: tokens of the pp and tg tests; 0 leaves them out.
-        n_depth: tokens in the caches before a test begins.
-        repetitions: of each test, after a warm-up.
-        modes: some of ``MODES``; None takes those that the family has.
-        drafters: names as in ``Speculation``, or one path of a further model that only drafts.
-        rules, n_drafts: as in ``Speculation``.
-        acceptances: each a rate in 0..1 of a synthetic acceptance, ``ADVERSARIAL``, or None for the rule itself.
-            Adversarial drafts are never accepted, and every repetition begins with a pace that expects the best.
-        questions: what the family is asked, one after the other from repetition to repetition.
-        knobs: of EFT; the family's by default.
-        sampling: its seed is that of the first repetition.
-        n_ctx: None takes what the tests need.
-    """
-
-    n_prompt: tuple[int, ...] = (512,)
-    n_gen: tuple[int, ...] = (128,)
-    n_depth: tuple[int, ...] = (0,)
-    repetitions: int = 5
-    modes: tuple[str, ...] | None = None
-    drafters: tuple[str, ...] = ("auto",)
-    rules: tuple[str, ...] = ("gumbel",)
-    n_drafts: tuple[int | None, ...] = (None,)
-    acceptances: tuple[float | str | None, ...] = (None,)
-    questions: tuple[str, ...] = QUESTIONS
-    knobs: Knobs | None = None
-    sampling: Sampling = field(default_factory=lambda: Sampling(seed=42))
-    n_ctx: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("n_prompt", "n_gen", "n_depth", "repetitions"):
-            value = getattr(self, name)
-            lowest = 1 if name == "repetitions" else 0
-            if any(n < lowest for n in (value if isinstance(value, tuple) else (value,))):
-                raise InputError(f"{name}: expected at least {lowest}, got {value}")
-        unknown = [mode for mode in self.modes or () if mode not in MODES]
-        if unknown:
-            raise InputError(f"modes: expected some of {', '.join(MODES)}, got {unknown[0]!r}")
-        for rate in self.acceptances:
-            if rate not in (None, ADVERSARIAL) and not (isinstance(rate, float | int) and 0 <= rate <= 1):
-                raise InputError(f"acceptance: expected a number from 0 to 1, or {ADVERSARIAL}, got {rate!r}")
-        if not self.tests:
-            raise InputError("n_prompt, n_gen: expected tokens to read or to make, got none")
-        self.speculations()
-
-    @property
-    def tests(self) -> list[Test]:
-        """Every test, the quick ones first."""
-        sizes = [(n, 0) for n in self.n_prompt if n] + [(0, n) for n in self.n_gen if n]
-        return [Test(n_prompt, n_gen, depth) for depth in self.n_depth for n_prompt, n_gen in sizes]
-
-    @property
-    def drafter_file(self) -> str | None:
-        """The model among the drafters that has to be loaded."""
-        return next((name for name in self.drafters if name.endswith(".gguf")), None)
-
-    def speculations(self) -> list[Speculation]:
-        """The kinds of drafts to compare."""
-        names = ["drafter" if name == self.drafter_file else name for name in self.drafters]
-        return [
-            Speculation(drafter=name, rule=rule, n_draft=n)
-            for name, rule, n in product(names, self.rules, self.n_drafts)
-        ]
-
-
-class Test(NamedTuple):
-    """Reading n_prompt tokens or making n_gen, after n_depth others."""
-
-    n_prompt: int
-    n_gen: int
-    n_depth: int
-
-    @property
-    def name(self) -> str:
-        """As llama-bench has it."""
-        name = f"pp{self.n_prompt}" if self.n_prompt else f"tg{self.n_gen}"
-        return f"{name} @ d{self.n_depth}" if self.n_depth else name
-
-
-# ---- synthetic acceptance
-
-
-def synthetic(rate: float, all_rows: bool = False) -> Rule:
-    """A rule that keeps each drafted token with probability ``rate``, whatever the models say.
-
-    It does the work of a real one: asks for the law at every row it gets to (with ``all_rows`` at every row of the
-    draft, as block verification does) and draws from it. The same as llama.cpp's ``--spec-synth-rates``.
-    """
-
-    def rule(
-        draft: Sequence[int],
-        _proposals: Sequence[Law],
-        target: Callable[[int], Law],
-        noise: Any,
-        position: int,
-        round_index: int,
-    ) -> Verdict:
-        ahead = [target(i) for i in range(len(draft))] if all_rows else None
-        for i in range(len(draft)):
-            token = draw(target(i) if ahead is None else ahead[i], noise, position + i)
-            if noise.uniform(position + i, ACCEPT, round_index) >= rate:
-                return Verdict(i, token)
-        return Verdict(len(draft), draw(target(len(draft)), noise, position + len(draft)))
-
-    return rule
-
-
-def synthetic_acceptance(rate: float, rule: str) -> Acceptance:
-    """The synthetic rule, with a pace that sees ``rate`` and pays for the real rule's estimate."""
-
-    def expected(p: Law, q: Law) -> float:
-        EXPECTED_ACCEPTANCE[rule](p, q)
-        return rate
-
-    return Acceptance(synthetic(rate, all_rows=rule == "block"), expected)
-
-
-# ---- what is compared
-
-
-@dataclass
-class Sample:
-    """One repetition: wall-clock seconds, those of them in each member's ``llama_decode``, what became of drafts."""
-
-    seconds: float
-    member_s: dict[str, float]
-    speculation: str = ""
-    drafts: DraftStatistics | None = None
-
-
-class Contender:
-    """One way to decode: a mode, and for eft-spec how it drafts.
+def run(
+    family: Family,
+    plan: Plan | None = None,
+    settings: ModelSettings | None = None,
+    *,
+    random_weights: bool = False,
+    report: Report | None = None,
+) -> list[Row]:
+    """Measure a family; the rows are those of ``eftlite bench -o json``.
 
     Args:
-        acceptance: see ``Plan.acceptances``.
+        plan: pp512 and tg128 in every mode by default.
+        settings: of every member.
+        random_weights: the family is one of ``shapes.shape_family``: prompts are random too, and rows say it.
+        report: told what is being measured.
+
+    Raises:
+        InputError: the plan does not fit the family, or the context does not hold a test.
+        ModelFileError, VocabularyError, EngineError: as loading and decoding do.
     """
-
-    def __init__(
-        self, mode: str, knobs: Knobs, speculation: Speculation | None = None, acceptance: float | str | None = None
-    ) -> None:
-        self.mode, self.knobs, self.speculation, self.acceptance = mode, knobs, speculation, acceptance
-        self.samples: list[Sample] = []
-        self._planner: Planner | None = None
-
-    @property
-    def label(self) -> str:
-        """For progress."""
-        return self.mode if self.acceptance is None else f"{self.mode} {self.acceptance}"
-
-    def rounds(self, decoder: Decoder, curves: dict[str, CostCurve], engine: Engine) -> Rounds | None:
-        """Rounds for an answer; None when this contender, or what it asks for, is plain."""
-        if self.speculation is None:
-            return None
-        if self._planner is None or self.acceptance == ADVERSARIAL:
-            self._planner = Planner(engine, self.speculation, curves=curves)
-        coin = None
-        if self.acceptance is not None:
-            rate = 0.0 if self.acceptance == ADVERSARIAL else float(self.acceptance)
-            coin = synthetic_acceptance(rate, self.speculation.rule)
-        return self._planner.rounds(decoder, self.speculation, coin)
+    return list(measure(family, plan, settings, random_weights=random_weights, report=report))
 
 
-def contenders(plan: Plan, family: Family) -> list[Contender]:
-    """Everything that the plan compares on this family; InputError where the family lacks the models."""
-    n = len(family.deltas)
-    modes = plan.modes or (MODES if n else MODES[:1])
-    if not n and set(modes) != {"base"}:
-        raise InputError(f"modes: expected base, since {family.name} has no delta, got {', '.join(modes)}")
-    eft = plan.knobs or Knobs(tuple(delta.alpha for delta in family.deltas))
-    alone = {"base": Knobs((0.0,) * n), "tuned": Knobs((1.0, *(0.0,) * (n - 1)), beta=0.0)}
-    found = [Contender(mode, alone.get(mode, eft)) for mode in MODES if mode in modes and mode != "eft-spec"]
-    if "eft-spec" in modes:
-        found += [Contender("eft-spec", eft, *how) for how in product(plan.speculations(), plan.acceptances)]
-    return found
-
-
-# ---- measuring
+def measure(
+    family: Family,
+    plan: Plan | None = None,
+    settings: ModelSettings | None = None,
+    *,
+    random_weights: bool = False,
+    report: Report | None = None,
+) -> Iterator[Row]:
+    """``run``, with each test's rows as soon as they are there."""
+    plan, report = plan or Plan(), report or (lambda _: None)
+    contenders(plan, family)  # so that what does not fit is refused before models are loaded
+    needed = max(test.n_depth + test.n_prompt + test.n_gen for test in plan.tests) + _ROOM
+    if plan.n_ctx and plan.n_ctx < needed - _ROOM:
+        raise InputError(f"n_ctx: expected at least the {needed - _ROOM} tokens of the longest test, got {plan.n_ctx}")
+    engine = load(
+        family, plan.n_ctx or needed, 1, settings or ModelSettings(), lambda name, _: report(f"loading {name}"),
+        plan.drafter_file,
+    )  # fmt: skip  # a table that reads across
+    try:
+        yield from Bench(engine, family, plan, random_weights, report).rows()
+    finally:
+        engine.close()
 
 
 class Bench:
-    """A loaded family on the stand.
-
-    Args:
-        engine: just loaded.
-        random_weights: prompts are random too.
-        report: told what is being measured.
-    """
+    """A loaded family on the stand."""
 
     def __init__(self, engine: Engine, family: Family, plan: Plan, random_weights: bool, report: Report) -> None:
-        self.engine, self.family, self.plan = engine, family, plan
-        self.random_weights, self._report = random_weights, report
-        self.contenders = contenders(plan, family)
-        questions = [] if random_weights else [_question_ids(engine, family, text) for text in plan.questions]
-        self._questions = questions or [[]]
+        self._engine, self._family, self._plan = engine, family, plan
+        self._random_weights, self._report = random_weights, report
+        self._contenders = contenders(plan, family)
+        self._texts = [[]] if random_weights else [_question_ids(engine, family, text) for text in plan.questions]
         self._curves = self._measured_curves()
-
-    def _measured_curves(self) -> dict[str, CostCurve]:
-        """Measured now: what the machine can do today, not on the day when the user's cache folder learnt it."""
-        if not any(contender.speculation for contender in self.contenders):
-            return {}
-        self.engine.ensemble.clear(0)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "curves.json"
-            report = lambda name: self._report(f"timing {name}")  # noqa: E731  # an expression reads better here
-            return {member.name: member_curve(member, path, report) for member in self.engine.ensemble.members}
 
     def rows(self) -> Iterator[Row]:
         """Measure test after test; a row for each contender."""
-        for test in self.plan.tests:
-            began = datetime.now(timezone.utc)
-            for contender in self.contenders:
-                contender.samples = []
+        for test in self._plan.tests:
+            began = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            for contender in self._contenders:
                 self._report(f"{test.name}, {contender.label}, warming up")
-                short = Test(min(test.n_prompt, WARM_UP), min(test.n_gen, WARM_UP), test.n_depth)
-                self._sample(contender, short, 0)
-            for repetition in range(self.plan.repetitions):
-                for contender in self.contenders:
-                    self._report(f"{test.name}, {contender.label}, {repetition + 1} of {self.plan.repetitions}")
+                self._sample(contender, test.shortened(WARM_UP), 0)
+                contender.samples = []
+            for repetition in range(self._plan.repetitions):
+                for contender in self._contenders:
+                    self._report(f"{test.name}, {contender.label}, {repetition + 1} of {self._plan.repetitions}")
                     contender.samples.append(self._sample(contender, test, repetition))
-            curves = [self._curves, self._measured_curves() if test.n_gen else self._curves]
-            self._curves = curves[-1]
-            yield from Rows(self, test, began, curves).all()
+            before = self._curves
+            if test.n_gen:
+                self._curves = self._measured_curves()
+            curves = {name: _mean_curve(curve, self._curves[name]) for name, curve in before.items()}
+            rows = [self._row(test, contender, curves) for contender in self._contenders]
+            yield from ({**row, "test_time": began, **_ratios(row, rows)} for row in rows)
 
-    def _sample(self, contender: Contender, test: Test, repetition: int) -> Sample:
-        return (self._generate if test.n_gen else self._read)(contender, test, repetition)
+    def _measured_curves(self) -> dict[str, CostCurve]:
+        """Measured now: what the machine does today, not on the day when the user's cache folder learnt it."""
+        if not any(contender.speculation for contender in self._contenders):
+            return {}
+        ensemble = self._engine.ensemble
+        ensemble.clear(0)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "curves.json"
+            return {
+                member.name: member_curve(member, path, lambda name: self._report(f"timing {name}"))
+                for member in ensemble.members
+            }
 
-    def _read(self, contender: Contender, test: Test, repetition: int) -> Sample:
+    # ---- one repetition
+
+    def _sample(self, contender: Contender, test: Trial, repetition: int) -> Sample:
+        return self._make(contender, test, repetition) if test.n_gen else self._read(contender, test)
+
+    def _read(self, contender: Contender, test: Trial) -> Sample:
         """Read a prompt as a first token needs it: by the members of the mode, with one row of logits each."""
-        ensemble = self.engine.ensemble
-        self._fill(self._filler(test.n_depth, repetition))
-        ensemble.begin(0, [self._filler(test.n_depth + test.n_prompt, repetition)] * len(ensemble.members))
+        ensemble = self._engine.ensemble
+        self._fill(self._filler(test.n_depth))
+        ensemble.begin(0, [self._filler(test.n_depth + test.n_prompt)] * len(ensemble.members))
         needed = Recipe.of(contender.knobs, ensemble.roles).needed
-        before = self._member_s()
-        began = time.perf_counter()
+        before, began = self._member_s(), time.perf_counter()
         ensemble.rows(0, needed)
         return Sample(time.perf_counter() - began, self._member_s(before))
 
-    def _generate(self, contender: Contender, test: Test, repetition: int) -> Sample:
-        """Make tokens; every member has read the text but for its last token, so that n tokens take n steps."""
-        engine, n = self.engine, test.n_gen
-        ids = self._filler(test.n_depth, repetition) + self._question(repetition)
+    def _make(self, contender: Contender, test: Trial, repetition: int) -> Sample:
+        """Make tokens; every member has read the text but for its last token, so that n tokens take n plain steps."""
+        engine, sampling = self._engine, self._plan.sampling
+        ids = self._filler(test.n_depth) + self._question(repetition)
         self._fill(ids[:-1])
         engine.ensemble.begin(0, [ids] * len(engine.ensemble.members))
-        speaker, seed = engine.models[engine.first_tuned or 0], (self.plan.sampling.seed or 0) + repetition
-        sampler = Sampler(replace(self.plan.sampling, seed=seed), speaker, engine.shared.n_vocab, seed)
+        speaker, seed = engine.models[engine.first_tuned or 0], (sampling.seed or 0) + repetition
+        sampler = Sampler(sampling, speaker, engine.shared.n_vocab, seed)
         decoder = Decoder(
-            engine.ensemble, engine.composite, 0, lambda: contender.knobs, sampler, Noise(seed), Limits(max_tokens=n),
-            frozenset(), speaker.piece,
-        )  # fmt: skip
+            engine.ensemble, engine.composite, 0, lambda: contender.knobs, sampler, Noise(seed),
+            Limits(max_tokens=test.n_gen), frozenset(), speaker.piece,
+        )  # fmt: skip  # a table that reads across
         rounds = contender.rounds(decoder, self._curves, engine)
-        before = self._member_s()
-        began = time.perf_counter()
+        before, began = self._member_s(), time.perf_counter()
         n_made = sum(1 for _ in (plain(decoder) if rounds is None else speculative(rounds)))
         seconds = time.perf_counter() - began
         sampler.close()
-        if n_made != n:
-            raise EngineError(f"{test.name}, {contender.label}: expected {n} tokens, got {n_made}")
-        return Sample(seconds, self._member_s(before), decoder.statistics.speculation, decoder.statistics.drafts)
+        if n_made != test.n_gen:
+            raise EngineError(f"{test.name}: expected {test.n_gen} tokens, got {n_made}", "Try a larger context")
+        drafter = None if rounds is None else rounds.drafter.member
+        return Sample(seconds, self._member_s(before), drafter, decoder.statistics)
 
     def _fill(self, ids: Sequence[int]) -> None:
         """Bring every member's cache to exactly these tokens, so that nothing of them is timed."""
-        ensemble = self.engine.ensemble
+        ensemble = self._engine.ensemble
         if not ids:
             ensemble.clear(0)
             return
@@ -333,24 +186,151 @@ class Bench:
         for index in range(len(ensemble.members)):
             ensemble.advance(0, index)
 
-    def _member_s(self, before: dict[str, float] | None = None) -> dict[str, float]:
+    def _member_s(self, before: Mapping[str, float] | None = None) -> dict[str, float]:
         """Seconds that each member has spent in ``llama_decode``, in all or since ``before``."""
-        start = before or {}
-        return {m.name: m.seconds - start.get(m.name, 0.0) for m in self.engine.ensemble.members}
+        return {m.name: m.seconds - (before or {}).get(m.name, 0.0) for m in self._engine.ensemble.members}
 
-    def _filler(self, n: int, repetition: int) -> list[int]:
-        """n tokens: random ones, or the questions over and over."""
-        if self.random_weights:
-            return _random_ids(n, self.engine.shared.n_vocab, repetition)
-        return list(islice(cycle(token for question in self._questions for token in question), n))
+    def _filler(self, n: int) -> list[int]:
+        """n tokens, the same ones each time: random, or the questions over and over."""
+        if self._random_weights:
+            return _random_ids(n, self._engine.shared.n_vocab, 0)
+        return list(islice(cycle(token for text in self._texts for token in text), n))
 
     def _question(self, repetition: int) -> list[int]:
-        """The end of the text that is continued, one token at least."""
-        if self.random_weights:
-            return _random_ids(1, self.engine.shared.n_vocab, repetition)
-        return self._questions[repetition % len(self._questions)]
+        """The end of the text that is continued: one token at least."""
+        if self._random_weights:
+            return _random_ids(1, self._engine.shared.n_vocab, 1 + repetition)
+        return self._texts[repetition % len(self._texts)]
+
+    # ---- rows
+
+    def _row(self, test: Trial, contender: Contender, curves: Mapping[str, CostCurve]) -> Row:
+        """What a contender's samples say, in llama-bench's words and ours."""
+        engine, samples = self._engine, contender.samples
+        needed = Recipe.of(contender.knobs, engine.ensemble.roles).needed
+        models = [engine.models[i] for i in sorted({*needed, *(s.drafter for s in samples if s.drafter is not None)})]
+        settings, n = models[0].settings, test.n_prompt or test.n_gen
+        speeds, ns = [n / sample.seconds for sample in samples], [round(sample.seconds * 1e9) for sample in samples]
+        row = {
+            **self._machine,
+            "model_filename": " + ".join(model.path.name for model in models),
+            "model_type": " + ".join(model.description for model in models),
+            "model_size": sum(model.n_bytes for model in models),
+            "model_n_params": sum(model.n_params for model in models),
+            "n_batch": settings.n_batch,
+            "n_ubatch": settings.n_ubatch,
+            "n_threads": settings.n_threads or default_threads(models[0]),
+            "type_k": settings.type_k,
+            "type_v": settings.type_v,
+            "n_gpu_layers": settings.n_gpu_layers,
+            **test._asdict(),
+            "avg_ns": round(statistics.mean(ns)),
+            "stddev_ns": round(_deviation(ns)),
+            "avg_ts": statistics.mean(speeds),
+            "stddev_ts": _deviation(speeds),
+            "samples_ns": ns,
+            "samples_ts": speeds,
+            "mode": contender.mode,
+            "test": test.name,
+            "seconds": self._breakdown(samples, needed),
+            "synthetic": self._synthetic(contender),
+        }
+        row.update(_drafting(samples))
+        row["efficiency"] = self._efficiency(test, contender, needed, row["acceptance"], row["avg_ts"], curves)
+        return row
+
+    @cached_property
+    def _machine(self) -> Row:
+        found = devices()
+        cpus = [one["description"].strip() for one in found if one["name"] == "CPU"]
+        gpus = [one["description"].strip() for one in found if one["name"] != "CPU"]
+        return {
+            "build_commit": f"llama-cpp-python {version('llama-cpp-python')}",
+            "cpu_info": ", ".join(cpus),
+            "gpu_info": ", ".join(gpus),
+            "backends": ",".join(dict.fromkeys(one["name"].rstrip("0123456789") for one in found)),
+        }
+
+    def _breakdown(self, samples: Sequence[Sample], needed: Iterable[int]) -> dict[str, float]:
+        """Mean seconds of each member that decoded, and "other": everything outside ``llama_decode``."""
+        n, names = len(samples), [member.name for member in self._engine.ensemble.members]
+        total = sum((Counter(sample.member_s) for sample in samples), Counter[str]())
+        seconds = {name: total[name] / n for i, name in enumerate(names) if total[name] or i in needed}
+        if not self._engine.ensemble.side_by_side:  # else members' seconds overlap
+            seconds["other"] = statistics.mean(sample.seconds for sample in samples) - sum(seconds.values())
+        return seconds
+
+    def _synthetic(self, contender: Contender) -> Row | None:
+        """What is synthetic about a row, None when nothing is."""
+        made_up: Row = {"weights": f"random, {self._family.name}", "prompt": "random token ids"}
+        found = made_up if self._random_weights else {}
+        if contender.acceptance is not None:
+            found = {**found, "acceptance": contender.acceptance}
+        return found or None
+
+    def _efficiency(
+        self, test: Trial, contender: Contender, needed: Iterable[int], acceptance: float | None, speed: float,
+        curves: Mapping[str, CostCurve],
+    ) -> float | None:  # fmt: skip  # the arguments fit on two lines
+        """Measured tokens per second over what the best draft length would give with no overhead at all.
+
+        None where the curves cannot tell: after other tokens, which they were measured without, and for look-up,
+        whose drafts come and go.
+        """
+        how = contender.speculation
+        if how is None or not test.n_gen or test.n_depth or "lookup" in how.drafter:
+            return None
+        price = costs(
+            self._engine.ensemble, needed, contender.samples[-1].drafter, dict(curves), (0.0, 0.0), how.rule
+        )  # fmt: skip
+        seconds = seconds_per_token(price, acceptance or 0.0, max(how.max_draft, how.n_draft or 0))
+        return speed * (min(seconds) if how.n_draft is None else seconds[how.n_draft])
+
+
+def _drafting(samples: Sequence[Sample]) -> Row:
+    """What became of the drafts of all repetitions; acceptance is that of a token whose predecessors stood."""
+    found = [sample.statistics.drafts for sample in samples if sample.statistics.drafts is not None]
+    n_rounds, n_accepted = sum(drafts.n_rounds for drafts in found), sum(drafts.n_accepted for drafts in found)
+    n_tried = sum(sum(drafts.tried_at) for drafts in found)
+    lengths = sum((Counter(drafts.lengths) for drafts in found), Counter[int]())
+    return {
+        "speculation": samples[-1].statistics.speculation if found else None,
+        "n_drafted": sum(drafts.n_drafted for drafts in found) if found else None,
+        "n_accepted": n_accepted if found else None,
+        "acceptance": n_accepted / n_tried if n_tried else None,
+        "tokens_per_verification": (n_accepted + n_rounds) / n_rounds if n_rounds else None,
+        "draft_lengths": {str(n): lengths[n] for n in sorted(lengths)} if found else None,
+    }
+
+
+def _ratios(row: Row, rows: Sequence[Row]) -> Row:
+    """Speed in comparison with other modes of the same test; None where they were not measured."""
+    speeds = {other["mode"]: other["avg_ts"] for other in rows}
+    return {f"ratio_to_{mode}": row["avg_ts"] / speeds[mode] if mode in speeds else None for mode in ("base", "eft")}
+
+
+def _mean_curve(before: CostCurve, after: CostCurve) -> CostCurve:
+    return CostCurve.of({n: (before.at(n) + after.at(n)) / 2 for n, _ in before.points})
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Standard deviation of a sample; 0 for one value, as in llama-bench."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _random_ids(n: int, n_vocab: int, seed: int) -> list[int]:
+    """Of one seed, fewer ids are the beginning of more."""
     ids: list[int] = np.random.default_rng(seed).integers(0, n_vocab, n).tolist()
     return ids
+
+
+def _question_ids(engine: Engine, family: Family, text: str) -> list[int]:
+    """A question in the tuned model's template, which all members get."""
+    speaker = engine.models[engine.first_tuned or 0]
+    bos, eos = (
+        speaker.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+        for token in (speaker.bos, speaker.eos)
+    )
+    source = BUILTIN.get(family.template or "", family.template) or speaker.chat_template or BUILTIN["chatml"]
+    prompt = Template(source, bos=bos, eos=eos).render([{"role": "user", "content": text}])
+    return speaker.tokenize(prompt.encode(), add_bos=not has_bos(prompt, bos), special=True)

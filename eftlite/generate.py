@@ -180,7 +180,7 @@ class Decoder:
         recipe = self.recipe
         rows = self.ensemble.rows(self.slot, recipe.needed)
         scores = self.composite.combine(rows, recipe, self._scores)
-        if self.sampler.sampling.mirostat:
+        if self.sampler.draws_itself:
             token = self.sampler.select(scores)
         else:
             self.last_rows, self.last_law = rows, self.sampler.law(scores)

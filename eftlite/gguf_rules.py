@@ -24,6 +24,7 @@ _EQUAL_HEADS = frozenset(
     "llama llama4 mistral3 qwen2 qwen2moe qwen3 qwen3moe granite internlm2 olmo olmo2 olmoe smollm3 starcoder2 falcon "
     "exaone nemotron seed_oss xverse orion baichuan deepseek arcee ernie4_5".split()
 )
+_SECTIONED = frozenset({"qwen2vl", "qwen3vl", "qwen3vlmoe", "paddleocr"})
 _ROPE_SCALING = ("none", "linear", "yarn", "longrope")
 _OTHER_FILES = {
     "adapter": "a LoRA adapter",
@@ -81,7 +82,7 @@ class _Keys:
         if not isinstance(value, tuple):
             one = self.number(name, low, high)
             return () if one is None else (one,)
-        if len(value) != n_layers:
+        if n_layers and len(value) != n_layers:
             raise bad(f"expected {shown(key)} for each of {n_layers} layers, got {len(value)} values")
         return tuple(_integer(key, one, 0, high) for one in value)
 
@@ -122,7 +123,8 @@ def _check_shape(keys: _Keys) -> None:
     keys.number("context_length", 1, 1 << 31, required=True)
     keys.number("vocab_size", 1, MAX_VOCABULARY)
     if keys.metadata.get(f"{keys.architecture}.attention.causal") is False:
-        raise bad("expected a model that predicts the next token, got one that sees the whole text")
+        hint = "It makes embeddings, perhaps; give a model that generates"
+        raise bad("expected a model that predicts the next token, got one that sees the whole text", hint)
     recurrent = keys.architecture.startswith(_RECURRENT)
     low = 0 if recurrent else 1
     keys.numbers("feed_forward_length", 0 if keys.number("expert_count", 0, MAX_EXPERTS) else low, 1 << 24, n_layers)
@@ -156,8 +158,11 @@ def _check_head_lengths(keys: _Keys, default: int) -> None:
 def _check_experts(keys: _Keys) -> None:
     """The relations between experts that llama.cpp asserts."""
     n_layers = keys.number("block_count", 1, MAX_LAYERS) or 0
-    n_experts = keys.number("expert_count", 0, MAX_EXPERTS) or 0
+    mixture = "moe" in keys.architecture or keys.architecture == "smallthinker"
+    n_experts = keys.number("expert_count", int(mixture), MAX_EXPERTS, required=mixture) or 0
     used = max(keys.numbers("expert_used_count", 0, MAX_EXPERTS, n_layers), default=0)
+    if keys.architecture.startswith("hunyuan") and n_experts <= 1:
+        n_experts = used = 0  # as llama.cpp does: these files count one expert where there is none
     if used > n_experts or (n_experts and not used):
         raise bad(f"expected expert_used_count from {min(n_experts, 1)} to {n_experts}, got {used}")
     groups = keys.number("expert_group_count", 0, MAX_EXPERTS) or 0
@@ -169,7 +174,7 @@ def _check_experts(keys: _Keys) -> None:
 
 
 def _check_numbers(keys: _Keys) -> None:
-    """Fractions that are numbers, epsilons that a norm can add, a rope scaling that exists."""
+    """Fractions that are numbers, epsilons that a norm can add, rotations that exist."""
     for key, value in keys.metadata.items():
         if not isinstance(value, float) or not key.startswith(keys.architecture + "."):
             continue
@@ -179,6 +184,13 @@ def _check_numbers(keys: _Keys) -> None:
     scaling = keys.metadata.get(f"{keys.architecture}.rope.scaling.type", "none")
     if scaling not in _ROPE_SCALING:
         raise bad(f"expected rope.scaling.type to be one of {', '.join(_ROPE_SCALING)}, got {_got(scaling)}")
+    sections = keys.metadata.get(f"{keys.architecture}.rope.dimension_sections")
+    if (
+        keys.architecture in _SECTIONED
+        and not keys.vocabulary_only
+        and not (isinstance(sections, tuple) and any(sections))
+    ):
+        raise bad("expected rope.dimension_sections of which one is not 0, got none")
 
 
 def _check_tensors(tensors: Sequence[TensorInfo]) -> None:

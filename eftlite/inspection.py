@@ -83,7 +83,7 @@ def relate(headers: Mapping[str, Header]) -> Relation:
 
 
 def _templates(headers: Mapping[str, Header]) -> dict[str, str]:
-    """ "own", "as NAME", or "none" for each file."""
+    """What each file has: its own, the same as an earlier one ("as NAME"), or none."""
     found = {name: "own" if header.chat_template else "none" for name, header in headers.items()}
     for (first, left), (second, right) in combinations(headers.items(), 2):
         if right.chat_template and left.chat_template == right.chat_template and found[second] == "own":

@@ -163,8 +163,14 @@ class Model:
         extra = settings.use_extra_bufts
         params.use_extra_bufts = extra_buffers_work() if extra is None else extra
         params.load_mode = int(settings.use_mmap) + 2 * int(settings.use_mlock)  # NONE, MMAP, MLOCK, both
-        report = llama_cpp.llama_progress_callback(lambda done, _: progress(done) is None if progress else True)
-        params.progress_callback = report
+
+        def report(done: float, _: object) -> bool:
+            if progress is not None:
+                progress(done)
+            return True  # False would end the loading
+
+        callback = llama_cpp.llama_progress_callback(report)
+        params.progress_callback = callback
         library.lines.clear()
         handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         if not handle:
@@ -191,8 +197,8 @@ class Model:
 
     @property
     def vocab(self) -> Any:
-        """llama.cpp's pointer to the vocabulary, for samplers that read it."""
-        return self._vocab
+        """llama.cpp's pointer to the vocabulary, for samplers that read it; EngineError after ``close``."""
+        return self._vocab if self.handle else None
 
     @property
     def description(self) -> str:
@@ -226,7 +232,7 @@ class Model:
 
     def vocabulary(self) -> Vocabulary:
         """Everything the proof of a shared vocabulary compares."""
-        v, n = self._vocab, self.n_vocab
+        v, n = self.vocab, self.n_vocab
         get_text, get_attr = llama_cpp.llama_vocab_get_text, llama_cpp.llama_vocab_get_attr
         texts = tuple(get_text(v, i) or b"" for i in range(n))
         attributes = np.fromiter((get_attr(v, i) for i in range(n)), np.int32, n)  # (n_vocab,)
@@ -258,21 +264,23 @@ class Model:
         size = len(text) + 8
         for _ in range(2):
             tokens = (llama_cpp.llama_token * size)()
-            n = llama_cpp.llama_tokenize(self._vocab, text, len(text), tokens, size, add_bos, special)
+            n = llama_cpp.llama_tokenize(self.vocab, text, len(text), tokens, size, add_bos, special)
             if n >= 0:
                 return list(tokens[:n])
             size = -n
         raise InputError(f"text of {len(text)} bytes: {self.name}'s tokenizer cannot read it")
 
     def piece(self, token: int, special: bool = False) -> bytes:
-        """Bytes of one token; control tokens are empty unless ``special``."""
+        """Bytes of one token; control tokens are empty unless ``special``. InputError for an id outside."""
         found = self._pieces.get((token, special))
         if found is None:
+            if not 0 <= token < self.n_vocab:  # llama.cpp would end the process
+                raise InputError(f"token: expected an id from 0 to {self.n_vocab - 1}, got {token}")
             buffer = ctypes.create_string_buffer(64)
-            n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, 64, 0, special)
+            n = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, 64, 0, special)
             if n < 0:
                 buffer = ctypes.create_string_buffer(-n)
-                n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -n, 0, special)
+                n = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, -n, 0, special)
             found = self._pieces[token, special] = buffer.raw[: max(n, 0)]
         return found
 

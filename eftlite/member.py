@@ -142,7 +142,11 @@ class Member:
         self._batch = _Batch(self.settings.n_batch, n_slots)
         self._rows = (0, 0, 0, 0)  # of the last decode: slot, tokens after which its first row stands, rows, index
         self._views: dict[int, NDArray[np.float32]] = {}
-        self.can_rewind = self._probe()
+        try:
+            self.can_rewind = self._probe()
+        except EngineError:
+            self.close()
+            raise
 
     def _open(self, n_cells: int) -> Any:
         settings = self.settings
@@ -171,8 +175,8 @@ class Member:
         """Decode two tokens, drop one, look at the position; this also warms the model up."""
         token = max(llama_cpp.llama_vocab_bos(self.model.vocab), 0)
         self.decode(0, [token, token], 0)
-        removed = bool(llama_cpp.llama_memory_seq_rm(self._memory, 0, 1, -1))
-        works = removed and int(llama_cpp.llama_memory_seq_pos_max(self._memory, 0)) == 0
+        removed = bool(llama_cpp.llama_memory_seq_rm(self._cache(), 0, 1, -1))
+        works = removed and int(llama_cpp.llama_memory_seq_pos_max(self._cache(), 0)) == 0
         self.clear(0)
         self.seconds = 0.0
         return works
@@ -182,7 +186,14 @@ class Member:
         if self._handle is not None:
             self._views.clear()
             llama_cpp.llama_free(self._handle)
-            self._handle = None
+            self._handle = self._memory = None
+            self._rows = (0, 0, 0, 0)
+
+    def _cache(self) -> Any:
+        """llama.cpp's pointer to the cache; EngineError after ``close``, where llama.cpp would crash."""
+        if self._memory is None:
+            raise EngineError(f"{self.name}: expected an open context, got one that was closed")
+        return self._memory
 
     # ---- evaluating
 
@@ -194,6 +205,7 @@ class Member:
             Cancelled: the flag was set; the slot is as it was, or empty if the model cannot rewind.
             EngineError: llama.cpp failed; the slot is empty.
         """
+        self._cache()
         held = self.slots[slot]
         before = len(held)
         n_batch = self.settings.n_batch
@@ -201,6 +213,7 @@ class Member:
             raise EngineError(
                 f"{self.name}: expected at most {min(MAX_ROWS, n_batch)} rows from one decode, got {n_rows}"
             )
+        self._rows = (slot, 0, 0, 0)  # llama.cpp overwrites those it had, also in a decode that fails
         # The last batch carries all wanted rows: rows of earlier batches would be overwritten.
         cut = len(ids) - max((len(ids) - 1) % n_batch + 1, n_rows) if ids else 0
         for start in (*range(0, cut, n_batch), cut):
@@ -255,7 +268,7 @@ class Member:
         held = self.slots[slot]
         if n_keep >= len(held):
             return len(held)
-        if n_keep and llama_cpp.llama_memory_seq_rm(self._memory, slot, n_keep, -1):
+        if n_keep and llama_cpp.llama_memory_seq_rm(self._cache(), slot, n_keep, -1):
             del held[n_keep:]
             self._forget_rows(slot, n_keep)
             return n_keep
@@ -264,7 +277,7 @@ class Member:
 
     def clear(self, slot: int) -> None:
         """Empty a slot; removing a whole sequence never fails."""
-        if not llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1):
+        if not llama_cpp.llama_memory_seq_rm(self._cache(), slot, -1, -1):
             raise EngineError(f"{self.name}: llama.cpp cannot empty slot {slot}")
         self.slots[slot].clear()
         self._forget_rows(slot, 0)
@@ -278,6 +291,6 @@ class Member:
     def validate(self, slot: int) -> None:
         """Compare the cache's positions with the ids we believe it holds; EngineError when they differ."""
         expected = len(self.slots[slot]) - 1
-        got = int(llama_cpp.llama_memory_seq_pos_max(self._memory, slot))
+        got = int(llama_cpp.llama_memory_seq_pos_max(self._cache(), slot))
         if got != expected:
             raise EngineError(f"{self.name}, slot {slot}: expected the cache to end at {expected}, got {got}")

@@ -80,7 +80,7 @@ class Planner:
         """Why this answer cannot be drafted; empty when it can."""
         if not speculation.enabled:
             return "switched off"
-        if decoder.sampler.sampling.mirostat:
+        if decoder.sampler.draws_itself:
             return "mirostat draws by itself"
         if speculation.drafter == AUTO and len(recipe.needed) == 1:
             return "one member answers alone"

@@ -9,6 +9,7 @@ Knows scores and ids; never models' caches or text.
 from __future__ import annotations
 
 import ctypes
+import re
 from typing import Any
 
 import llama_cpp
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from eftlite import kernels
 from eftlite.composite import Row
-from eftlite.errors import InputError
+from eftlite.errors import EngineError, InputError
 from eftlite.llama import Model
 from eftlite.settings import Sampling
 from eftlite.verify import Law
@@ -26,6 +27,10 @@ _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32
 _DRY_BREAKERS = (b"\n", b":", b'"', b"*")  # llama.cpp's defaults
 _MIROSTAT_M = 100  # as in llama-cpp-python
 _CERTAIN = np.zeros(1, np.float64)
+
+# llama.cpp reads grammars by recursion: what nests deeper than its stack ends the process.
+MAX_GRAMMAR, MAX_RULES, MAX_NESTING = 1 << 20, 1000, 100
+_GRAMMAR_TEXT = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#.*')
 
 
 class Sampler:
@@ -38,7 +43,7 @@ class Sampler:
         seed: for mirostat only.
 
     Raises:
-        InputError: the grammar does not parse.
+        InputError: the grammar does not parse, or is too large.
     """
 
     def __init__(self, sampling: Sampling, model: Model, n_vocab: int, seed: int = 0) -> None:
@@ -54,28 +59,39 @@ class Sampler:
 
     def _build(self) -> Any:
         """The chain, in llama-cpp-python's order; steps that would do nothing are left out."""
-        s, n_vocab, vocab = self.sampling, self._n_vocab, self._model.vocab
-        chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        s, n_vocab = self.sampling, self._n_vocab
         steps: list[Any] = []
+        if s.grammar:  # first, since it is the only one that can fail
+            grammar = self._grammar(s.grammar)
         if s.logit_bias:
             steps.append(self._logit_bias())
         if s.repeat_penalty != 1.0 or s.frequency_penalty or s.presence_penalty:
             steps.append(
                 llama_cpp.llama_sampler_init_penalties(
-                    n_vocab, s.penalty_last_n, s.repeat_penalty, s.frequency_penalty, s.presence_penalty
+                    n_vocab, self._last_n, s.repeat_penalty, s.frequency_penalty, s.presence_penalty
                 )
             )
         if s.dry_multiplier:
             steps.append(self._dry())
         if s.grammar:
-            grammar = llama_cpp.llama_sampler_init_grammar(vocab, s.grammar.encode(), b"root")
-            if not grammar:
-                llama_cpp.llama_sampler_free(chain)
-                raise InputError("grammar: expected GBNF with a rule named root, got one that llama.cpp cannot parse")
             steps.append(grammar)
+        chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         for step in (*steps, *self._filters()):
             llama_cpp.llama_sampler_chain_add(chain, step)
         return chain
+
+    @property
+    def _last_n(self) -> int:
+        """Tokens that penalties look back; llama.cpp's samplers would take -1 for none."""
+        n = self.sampling.penalty_last_n
+        return self._model.n_ctx_train if n < 0 else n
+
+    def _grammar(self, text: str) -> Any:
+        _check_grammar(text)
+        grammar = llama_cpp.llama_sampler_init_grammar(self._model.vocab, text.encode(), b"root")
+        if not grammar:
+            raise InputError("grammar: expected GBNF with a rule named root, got one that llama.cpp cannot parse")
+        return grammar
 
     def _filters(self) -> list[Any]:
         s = self.sampling
@@ -112,11 +128,10 @@ class Sampler:
         breakers = (ctypes.c_char_p * len(_DRY_BREAKERS))(*_DRY_BREAKERS)
         return llama_cpp.llama_sampler_init_dry(
             self._model.vocab,
-            self._model.n_ctx_train,
             s.dry_multiplier,
             s.dry_base,
             s.dry_allowed_length,
-            s.penalty_last_n,
+            self._last_n,
             breakers,
             len(_DRY_BREAKERS),
         )
@@ -124,8 +139,14 @@ class Sampler:
     # ---- the law
 
     def law(self, scores: Row) -> Law:
-        """The law of the next token from the composite's scores (n_vocab,) float32, normalised or not."""
+        """The law of the next token from the composite's scores (n_vocab,) float32, normalised or not.
+
+        Raises:
+            EngineError: a score is NaN or +inf, or none is finite.
+            InputError: grammar and biases leave no token.
+        """
         if self.sampling.temperature == 0 and not self._n_steps:
+            _check_finite(scores)
             return Law(np.array([kernels.argmax(scores)], np.int32), _CERTAIN)
         size = self._apply(scores)
         ids = self._candidates["id"][:size]
@@ -146,6 +167,7 @@ class Sampler:
 
     def _apply(self, scores: Row) -> int:
         """Run the chain; returns how many candidates survive, at the front of ``_candidates``."""
+        _check_finite(scores)  # llama.cpp sorts, and does not expect NaN
         candidates, array = self._candidates, self._array
         kernels.fill_candidates(scores, candidates["id"], candidates["logit"], candidates["p"])
         array.data = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(llama_cpp.llama_token_data))
@@ -167,11 +189,16 @@ class Sampler:
     # ---- its life
 
     @property
+    def draws_itself(self) -> bool:
+        """Whether ``select`` draws, not the law; temperature 0 is greedy also with mirostat, as in llama-cpp-python."""
+        return bool(self.sampling.mirostat and self.sampling.temperature)
+
+    @property
     def remembers(self) -> bool:
         """Whether the law of a position depends on the tokens before it beyond the composite."""
         s = self.sampling
         penalised = s.repeat_penalty != 1.0 or s.frequency_penalty or s.presence_penalty
-        return bool(penalised or s.dry_multiplier or s.grammar or s.mirostat)
+        return bool(penalised or s.dry_multiplier or s.grammar or self.draws_itself)
 
     def clone(self) -> Sampler:
         """A copy with the same memory; shares the candidates' scratch, so use one at a time."""
@@ -189,3 +216,28 @@ class Sampler:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _check_finite(scores: Row) -> None:
+    peak = scores.max()  # NaN if any is
+    if not np.isfinite(peak):
+        raise EngineError(
+            f"composite: expected finite logits, got {peak} as the largest",
+            "A model file may be damaged, or a quantization too coarse",
+        )
+
+
+def _check_grammar(text: str) -> None:
+    """Refuse what would overflow the stack of llama.cpp's parser."""
+    if len(text) > MAX_GRAMMAR:
+        raise InputError(f"grammar: expected at most {MAX_GRAMMAR} characters, got {len(text)}")
+    bare = _GRAMMAR_TEXT.sub("", text)
+    n_rules = bare.count("::=")
+    if n_rules > MAX_RULES:
+        raise InputError(f"grammar: expected at most {MAX_RULES} rules, got {n_rules}")
+    depth = deepest = 0
+    for sign in re.findall(r"[()]", bare):
+        depth += 1 if sign == "(" else -1
+        deepest = max(deepest, depth)
+    if deepest > MAX_NESTING:
+        raise InputError(f"grammar: expected at most {MAX_NESTING} nested parentheses, got {deepest}")

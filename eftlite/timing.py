@@ -21,8 +21,9 @@ from eftlite.sampling import Sampler
 from eftlite.settings import Knobs
 
 PREFIX = 32  # tokens already in the cache while measuring
-SLOW_S = 0.03  # a model whose single token takes longer is measured twice at each size, a quicker one five times
-LARGEST_S = 1.5  # no size is tried that should take longer than this
+# Measuring should not take longer than loading: repetitions and sizes by the seconds of a single token.
+QUICK_S, SLOW_S = 0.03, 0.15
+FEW_SIZES = (1, 2, 3, 4, 5, 8)
 
 Report = Callable[[str], None]
 
@@ -89,8 +90,9 @@ def _measure(member: Member) -> CostCurve:
         decode(1)
         single = decode(1)
         most = min(MAX_ROWS, member.settings.n_batch, member.n_ctx - prefix - 1)
-        sizes = [n for n in CURVE_SIZES if n <= most and n * single <= LARGEST_S] or [1]
-        return measure(decode, sizes, 2 if single > SLOW_S else 5)
+        sizes = [n for n in (CURVE_SIZES if single < SLOW_S else FEW_SIZES) if n <= most]
+        repetitions = 5 if single < QUICK_S else 2 if single < SLOW_S else 1
+        return measure(decode, sizes, repetitions)
     finally:
         member.clear(0)
 

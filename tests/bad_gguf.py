@@ -105,6 +105,13 @@ def _unaligned() -> bytes:
     return header(keys, alignment=8)
 
 
+def _of_architecture(name: str) -> bytes:
+    """The good file of another architecture, which may want more."""
+    sizes = ("block_count", "embedding_length", "context_length")
+    keys = {f"{name}.{size}": key(f"{name}.{size}", UINT32, 8) for size in sizes}
+    return header({"general.architecture": key("general.architecture", STRING, name), **keys})
+
+
 def _bad_starts() -> Iterator[tuple[str, bytes, str]]:
     good = header()
     yield "magic", header(start=b"FOOO\x03\0\0\0"), "begins with 'FOOO"
@@ -190,6 +197,9 @@ def _bad_models() -> Iterator[tuple[str, bytes, str]]:
     yield "epsilon_negative", _changed("llama.attention.layer_norm_rms_epsilon", FLOAT32, -1.0), "from 0 to 1, got -1"
     yield "nextn", _changed("llama.nextn_predict_layers", UINT32, 2), "nextn_predict_layers"
     yield "experts_2000", _changed("llama.expert_count", UINT32, 2_000), "from 0 to 1,024"
+    yield "experts_missing", _of_architecture("llada-moe"), "llada-moe.expert_count to be an integer from 1"
+    yield "sections_missing", _of_architecture("paddleocr"), "rope.dimension_sections"
+    yield "not_causal", _changed("llama.attention.causal", BOOL, 0), "predicts the next token"
     yield "experts_unused", _changed("llama.expert_count", UINT32, 8), "expert_used_count from 1 to 8, got 0"
     yield "split_of_wrong_type", _changed("split.no", UINT32, 0), "split.no to be uint16"
     second = {"split.no": key("split.no", UINT16, 1), "split.count": key("split.count", UINT16, 3)}

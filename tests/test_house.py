@@ -69,6 +69,7 @@ LAYERS = (
     "doctor",
     "blocks",
     "shapes",
+    "contest",
     "bench",
     "demo",
     "cli",

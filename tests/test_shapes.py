@@ -20,7 +20,7 @@ from eftlite.member import Member
 from eftlite.shapes import QUANTS, SHAPES, Shape, data_bytes, notes, parse_shape, shape_family, tensors, write_shape
 
 # 11 layers, so that the recipes' eighths and thirds differ; 288 is a multiple of 32 but not of 256.
-TINY = Shape("tiny", "nothing", 256, 11, 4, 2, 512, 512, tied=False)
+TINY = Shape("tiny", "nothing", 256, 11, 4, 2, 256, 512, tied=False)
 NARROW = Shape("narrow", "nothing", 288, 3, 4, 2, 512, 512, tied=True)
 
 # Published sizes: of each model's card, or counted from its safetensors index.

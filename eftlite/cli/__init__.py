@@ -20,6 +20,7 @@ VERBS = {
     "demo": "See EFT at work on the bundled family, then score it.",
     "chat": "Converse in the terminal.",
     "run": "Answer one prompt.",
+    "bench": "Measure speed: base, tuned, EFT, and EFT with drafts.",
     "inspect": "Tell what GGUF files are, and what they are to each other.",
     "completion": "Print the script that completes commands in your shell.",
 }

@@ -6,16 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from eftlite.cli import views
+from eftlite.cli import changes, views
 from eftlite.cli.conversation import Conversation, read_text, write_new
-from eftlite.cli.options import MODES
 from eftlite.errors import InputError
-from eftlite.settings import Limits
 
 if TYPE_CHECKING:
     from eftlite.cli.repl import Repl
@@ -89,7 +87,7 @@ def _paths(word: str) -> Iterable[str]:
 def _help(repl: Repl, _: str) -> None:
     names = {name: f"/{name} {command.arguments}".strip() for name, command in COMMANDS.items()}
     repl.output.pairs([(names[name], command.help) for name, command in COMMANDS.items()])
-    repl.output.answer(HELP, newline=True)
+    repl.output.prose(HELP)
 
 
 def _exit(repl: Repl, _: str) -> None:
@@ -176,95 +174,6 @@ def _multiline(repl: Repl, _: str) -> None:
     repl.output.note(f"(several lines: {sends})" if repl.reader.multiline else "(one line: Enter sends)")
 
 
-# ---- settings
-
-_OFF = ("off", "none")
-
-
-def _number(text: str) -> float:
-    return float(text)
-
-
-SAMPLING: dict[str, Callable[[str], Any]] = {
-    "temperature": _number,
-    "top_k": int,
-    "top_p": _number,
-    "min_p": _number,
-    "typical_p": _number,
-    "repeat_penalty": _number,
-    "frequency_penalty": _number,
-    "presence_penalty": _number,
-    "dry_multiplier": _number,
-    "mirostat": int,
-    "seed": int,
-}
-KNOBS: dict[str, Callable[[str], Any]] = {"beta": _number, "conservative_p": _number}
-MAY_BE_OFF = ("seed", "conservative_p", "max_tokens")
-KEYS = (*SAMPLING, *KNOBS, "alpha", "max_tokens", "stop", "mode")
-
-
-def _parsed(key: str, text: str, read: Callable[[str], Any]) -> Any:
-    """A setting's value; None for "off" where that is possible."""
-    if key in MAY_BE_OFF and text.lower() in _OFF:
-        return None
-    try:
-        return read(text)
-    except ValueError:
-        raise InputError(f"{key}: expected a number, got {text[:40]!r}") from None
-
-
-def _set(repl: Repl, rest: str) -> None:
-    key, _, text = rest.partition(" ")
-    key, text = key.replace("-", "_"), text.strip()
-    if key not in KEYS or not text:
-        what = f"got {key!r}" if key and key not in KEYS else "for example: /set temperature 0.5"
-        raise InputError(f"/set: expected one of {', '.join(KEYS)} and a value, {what}")
-    if key == "alpha":
-        _alpha(repl, text)
-    elif key in SAMPLING:
-        repl.sampling = replace(repl.sampling, **{key: _parsed(key, text, SAMPLING[key])})
-    elif key in KNOBS:
-        repl.eft.knobs = replace(repl.eft.knobs, **{key: _parsed(key, text, KNOBS[key])})
-    elif key == "max_tokens":
-        repl.limits = replace(repl.limits, max_tokens=_parsed(key, text, int))
-    elif key == "stop":
-        stops = () if text.lower() in _OFF else (*repl.limits.stop, text.replace(r"\n", "\n"))
-        repl.limits = Limits(repl.limits.max_tokens, stops)
-    else:
-        _mode(repl, text)
-    if key != "alpha":
-        repl.output.note(f"({key}: {views.setting(repl, key)})")
-
-
-def _mode(repl: Repl, text: str) -> None:
-    if text not in MODES:
-        raise InputError(f"mode: expected one of {', '.join(MODES)}, got {text[:40]!r}")
-    repl.eft.knobs_for(text)  # a base alone has no tuned model
-    repl.mode = text
-
-
-def _alpha(repl: Repl, rest: str) -> None:
-    deltas = repl.eft.family.deltas
-    if not deltas:
-        raise InputError("alpha: expected a family with a delta, got a base alone")
-    names = [delta.name for delta in deltas]
-    *name, value = rest.split() or [""]
-    if name and (len(name) > 1 or name[0] not in names):
-        raise InputError(f"/alpha: expected a value, or one of {', '.join(names)} and a value, got {rest[:40]!r}")
-    if value:
-        index = names.index(name[0]) if name else 0
-        repl.eft.knobs = repl.eft.knobs.with_alpha(index, _parsed("alpha", value, _number))
-    shown = ", ".join(f"{name} {alpha:g}" for name, alpha in zip(names, repl.eft.knobs.alphas, strict=True))
-    repl.output.note(f"(alpha: {shown})")
-
-
-def _beta(repl: Repl, text: str) -> None:
-    if text:
-        _set(repl, f"beta {text}")
-    else:
-        repl.output.note(f"(beta: {repl.eft.knobs.beta:g})")
-
-
 # ---- files
 
 
@@ -305,7 +214,8 @@ def _read(repl: Repl, rest: str) -> None:
 
 HELP = '''
 Ctrl+C stops an answer and keeps what there is of it; twice, or where nothing is typed, it leaves. Ctrl+D leaves.
-""" begins and ends a message of several lines. Alt+Enter begins a new line.'''
+""" begins and ends a message of several lines. Alt+Enter begins a new line. Ctrl+X Ctrl+E opens your editor.
+Under an answer, "shift" is how far the base moved the tuned model's mind, from 0 to 1, on average over the tokens.'''
 
 COMMANDS: dict[str, Slash] = {
     "help": Slash(_help, "", "list the commands", ("?",)),
@@ -315,10 +225,10 @@ COMMANDS: dict[str, Slash] = {
     "undo": Slash(_undo, "", "take back the last message and its answer"),
     "edit": Slash(_edit, "[TEXT]", "change the last message and answer it again"),
     "system": Slash(_system, "[TEXT]", 'set or show the system message; "" for none'),
-    "set": Slash(_set, "KEY VALUE", "change a setting", follows=KEYS),
+    "set": Slash(changes.set_value, "KEY VALUE", "change a setting", follows=changes.KEYS),
     "show": Slash(_show, "[TOPIC]", f"show {', '.join(views.TOPICS)}", follows=tuple(views.TOPICS)),
-    "alpha": Slash(_alpha, "[NAME] [X]", "change or show the strength of a delta"),
-    "beta": Slash(_beta, "[X]", "change or show the weight of the base's knowledge"),
+    "alpha": Slash(changes.alpha, "[NAME] [X]", "change or show the strength of a delta"),
+    "beta": Slash(changes.beta, "[X]", "change or show the weight of the base's knowledge"),
     "compare": Slash(_compare, "[QUESTION]", "answer with base alone, tuned alone and EFT"),
     "why": Slash(
         _why, "[most] [N]", "the members' candidates at the last N tokens, or at the N most shifted", (), ("most",)

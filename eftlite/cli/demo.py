@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 from eftlite.cli.options import Members
-from eftlite.cli.output import Output
+from eftlite.cli.output import Output, on_terminal
 from eftlite.cli.verb import ModelOption, Verb
 from eftlite.errors import InputError
+from eftlite.settings import Family
 
 if TYPE_CHECKING:
     from eftlite.demo.scoreboard import Panel, Tally
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
 # One question of each of these kinds is shown: the first of its kind in the set, whatever becomes of it.
 SHOWN_KINDS = ("single", "follow-up", "compare", "describe")
 QUICK = 60
+INTRODUCTION = (
+    ("base alone", "large, has read all about an invented country, was never taught to answer"),
+    ("tuned alone", "small, was taught to answer politely, kept little of what it read"),
+    ("EFT", "the base, with what teaching changed in the small one added at every token"),
+    ("real large fine-tune", "the base after the same teaching: what EFT emulates without it"),
+)
 
 
 @click.command(
@@ -49,7 +57,10 @@ def demo_command(output: Output, quick: bool, limit: int | None, as_json: bool, 
     family = members.resolve()
     if family.real is None:
         raise InputError("demo: expected a family with a real fine-tune")
-    with members.load(family, speculative=False) as eft, members.load_alone(family.real) as real:
+    with (
+        members.load(family, speculative=False) as eft,
+        members.load(Family("real", family.real), speculative=False) as real,
+    ):
         panel = Panel(eft, real)
         if not as_json:
             _show_answers(output, panel, questions)
@@ -60,3 +71,85 @@ def demo_command(output: Output, quick: bool, limit: int | None, as_json: bool, 
         output.json(tally.as_json())
     else:
         _show_scores(output, tally)
+
+
+# ---- answers
+
+
+def _show_answers(output: Output, panel: Panel, questions: Sequence[Question]) -> None:
+    """One question of each kind with everyone's answers."""
+    from eftlite.cli.sidebyside import show
+
+    output.pairs(INTRODUCTION)
+    output.prose("")
+    for kind in SHOWN_KINDS:
+        question = next((question for question in questions if question.kind == kind), None)
+        if question is not None:
+            show(output, panel, question)
+
+
+# ---- scores
+
+
+@contextmanager
+def _progress(output: Output, total: int) -> Iterator[Callable[[Tally], None] | None]:
+    """A bar on a terminal's stderr while the questions are asked."""
+    if not on_terminal(sys.stderr):
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("scoring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("questions,"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=output.console(err=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda tally: bar.update(task, completed=tally.n_questions)
+
+
+def _show_scores(output: Output, tally: Tally) -> None:
+    """The scoreboard, and what it means."""
+    from rich.table import Table
+
+    from eftlite.cli.sidebyside import NAMES
+    from eftlite.demo.scoreboard import share
+
+    kinds = tally.by_kind()
+    facts, console = tally.facts(), output.console()
+    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
+    table.add_column("")
+    with_kinds = console.width >= 36 + sum(len(kind) + 2 for kind in kinds)
+    for title in ("facts", "manner", "refused", *(kinds if with_kinds else ())):
+        table.add_column(title, justify="right")
+    for mode in tally.polite:
+        row = [facts.get(mode), share(tally.polite[mode]), share(tally.refused.get(mode, ()))]
+        row += [found.get(mode) for found in kinds.values()] if with_kinds else []
+        table.add_row(NAMES[mode], *map(_percent, row), style="bold" if mode == "eft" else None)
+    output.heading(f"{tally.n_questions} questions, greedy answers")
+    console.print(table)
+    output.prose(_summary(tally))
+
+
+def _summary(tally: Tally) -> str:
+    """What the scores say, in words."""
+    from eftlite.demo.scoreboard import HARMLESS, share
+
+    facts = tally.facts()
+    parts = []
+    eft, real = facts.get("eft"), facts.get("real")
+    if eft is not None and real:
+        parts.append(f"EFT has {eft / real:.0%} of the real fine-tune's facts; the large model was not trained for it.")
+    if HARMLESS in tally.refused:
+        parts.append(
+            f"With the other delta it refuses {_percent(share(tally.refused[HARMLESS]))} of the harmful requests."
+        )
+    parts.append(f"{tally.n_tokens} tokens in {tally.seconds:.0f} s.")
+    return "\n".join(parts)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"

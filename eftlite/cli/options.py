@@ -60,11 +60,13 @@ class Members:
         deltas = (Delta("tuned", self.tuned, self.reference),) if self.tuned and self.reference else ()
         return Family(name=Path(self.base).stem, base=self.base, deltas=deltas)
 
-    def settings(self) -> ModelSettings:
-        """How each model is loaded."""
+    def settings(self, family: Family) -> ModelSettings:
+        """How each model is loaded; the bundled ones are so small that several threads only wait for each other."""
+        from eftlite.family import bundled_family
+
         options = {
             "n_gpu_layers": self.n_gpu_layers,
-            "n_threads": self.threads,
+            "n_threads": 1 if self.threads is None and family == bundled_family() else self.threads,
             "type_k": self.type_k,
             "type_v": self.type_v,
         }
@@ -73,7 +75,7 @@ class Members:
 
     def load(self, family: Family, **options: Any) -> EFT:
         """Load ``family``; ``options`` are further arguments of ``EFT``."""
-        settings = self.settings()
+        settings = self.settings(family)
         if self.n_ctx is not None and self.n_ctx < 0:
             raise InputError(f"--n-ctx: expected a number of tokens, or 0 for all the models take, got {self.n_ctx}")
         from eftlite.eft import EFT
@@ -136,10 +138,7 @@ class Generation:
 
     def limits(self) -> Limits:
         """Where answers end; in ``--stop`` the two characters backslash and n are a line break."""
-        stops = self.stop
-        for written, meant in _ESCAPES.items():
-            stops = tuple(stop.replace(written, meant) for stop in stops)
-        return Limits(max_tokens=self.max_tokens, stop=stops)
+        return Limits(max_tokens=self.max_tokens, stop=tuple(unescape(stop) for stop in self.stop))
 
     def check(self) -> None:
         """Raise InputError for a value that cannot be used, before models are loaded."""
@@ -159,6 +158,13 @@ class Generation:
 def knobs_of(eft: EFT, mode: str) -> Knobs | None:
     """Knobs to answer with in a mode; None, which is the object's own, for "eft"."""
     return None if mode == "eft" else eft.knobs_for(mode)
+
+
+def unescape(text: str) -> str:
+    r"""The text with the two characters ``\n`` as a line break, and ``\t`` and ``\r`` alike."""
+    for written, meant in _ESCAPES.items():
+        text = text.replace(written, meant)
+    return text
 
 
 def _named_alpha(text: str) -> tuple[str, float]:

@@ -52,6 +52,11 @@ class Output:
             return False if os.environ.get("NO_COLOR") else None
         return self.color == "always"
 
+    @property
+    def width(self) -> int:
+        """Columns of the terminal, or of lines where none is."""
+        return max(shutil.get_terminal_size().columns, 20)
+
     # ---- answers
 
     def answer(self, text: str, newline: bool = False) -> None:
@@ -70,11 +75,16 @@ class Output:
         """Names and what they mean, in two columns; long values are wrapped."""
         found = list(rows)
         indent = max((len(name) for name, _ in found), default=0) + 2
-        width = max(shutil.get_terminal_size().columns - indent, 20)
+        width = max(self.width - indent, 20)
         for name, value in found:
             lines = [part for line in printable(value).split("\n") for part in textwrap.wrap(line, width) or [""]]
             head = click.style(name, bold=True) + " " * (indent - len(name))
             click.echo(head + f"\n{'':{indent}}".join(lines), color=self.forced)
+
+    def prose(self, text: str) -> None:
+        """Paragraphs, wrapped."""
+        for paragraph in text.split("\n"):
+            click.echo(textwrap.fill(printable(paragraph), self.width))
 
     # ---- everything else
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 Completions = Callable[[str], Iterable[str]]
-# A Ctrl+C that was meant for an answer may arrive when the answer has just ended.
+# A Ctrl+C that was meant for an answer may arrive when the answer has just ended by itself.
 GRACE_S = 0.5
 
 
@@ -29,10 +29,12 @@ class Reader(Protocol):
     Attributes:
         interactive: whether someone sits there, who wants prompts and can correct a line.
         multiline: whether Enter begins a new line, so that something else must send.
+        forgiving: whether a Ctrl+C just after the prompt has appeared was meant for the answer before, and is ignored.
     """
 
     interactive: bool
     multiline: bool
+    forgiving: bool
 
     def read(self, prompt: str = "> ", default: str = "") -> str:
         """One line, or several; ``default`` is there to be changed."""
@@ -45,7 +47,7 @@ class PipeReader:
 
     def __init__(self, source: TextIO) -> None:
         self._source = source
-        self.multiline = False
+        self.multiline = self.forgiving = False
 
     def read(self, prompt: str = "> ", default: str = "") -> str:  # noqa: ARG002  a pipe shows neither
         """The next line, or in multi-line mode the next paragraph."""
@@ -68,7 +70,7 @@ class TerminalReader:
     interactive = True
 
     def __init__(self, history: Path, completions: Completions) -> None:
-        self.multiline = False
+        self.multiline = self.forgiving = False
         self._shown_at = 0.0
         self._session = _session(history, completions, self._keys())
 
@@ -91,7 +93,7 @@ class TerminalReader:
             if buffer.text:
                 buffer.append_to_history()  # so that the up arrow brings it back
                 buffer.reset()
-            elif time.monotonic() - self._shown_at > GRACE_S:
+            elif not self.forgiving or time.monotonic() - self._shown_at > GRACE_S:
                 event.app.exit(exception=KeyboardInterrupt, style="class:aborting")
 
         @keys.add("escape", "enter")

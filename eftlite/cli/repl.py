@@ -175,6 +175,7 @@ class Repl:
 
     def _close(self, statistics: Statistics) -> None:
         """The line under an answer."""
+        self.reader.forgiving = statistics.finish_reason != "cancelled"
         ends = {"cancelled": "stopped; /regen answers again", "length": self._length(statistics)}
         why = ends.get(statistics.finish_reason or "")
         self.output.note(f"{timing(statistics)}{f' · {why}' if why else ''}")

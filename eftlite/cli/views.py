@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from heapq import nlargest
 from math import exp
 from typing import TYPE_CHECKING
 
 from eftlite.cli.answering import timing
+from eftlite.cli.changes import setting
 from eftlite.errors import InputError
 from eftlite.settings import Limits, Sampling, Speculation
 
@@ -18,15 +18,6 @@ if TYPE_CHECKING:
 
 N_CANDIDATES = 5
 NAMES = {"base": "base alone", "tuned": "tuned alone", "reference": "reference alone", "eft": "EFT"}
-
-
-def setting(repl: Repl, key: str) -> str:
-    """A setting's value as the user writes it."""
-    values = {**asdict(repl.sampling), **asdict(repl.limits), **asdict(repl.eft.knobs), "mode": repl.mode}
-    value = values[key]
-    if isinstance(value, tuple):
-        return " ".join(repr(part) for part in value) or "none"
-    return "off" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 # ---- /show
@@ -131,22 +122,32 @@ def _again(repl: Repl, ids: list[int]) -> TokenEvent:
 
 
 def _show_choice(repl: Repl, events: Sequence[TokenEvent], index: int, seen: TokenEvent) -> None:
-    """One token: what stood before it, then a column of candidates for each member."""
-    from rich.table import Table
-    from rich.text import Text
-
+    """One token: what stood before it, then each member's candidates."""
     before = "".join(event.piece.decode("utf-8", "replace") for event in events[max(index - 12, 0) : index])
     shift = "" if seen.shift is None else f", shift {seen.shift:.2f}"
     chosen = events[index]
     piece = _piece(repl, chosen.id, chosen.piece.decode("utf-8", "replace"))
     repl.output.heading(f"…{before[-40:]} → {piece}{shift}")
-    table = Table(box=None, padding=(0, 1), header_style="dim")
     top = dict(seen.top or {})
-    columns = {**{name: top[name] for name in top if name != "eft"}, "EFT": top.get("eft", ())}
-    for name in columns:
+    names = [*(name for name in top if name != "eft"), "eft"]  # the members first, then what comes of them
+    cells = {NAMES["eft"] if name == "eft" else name: [_cell(repl, one) for one in top[name]] for name in names}
+    width = sum(max(map(len, (name, *column))) + 2 for name, column in cells.items())
+    if width > repl.output.width:
+        repl.output.pairs((f"  {name}", ", ".join(cell.strip() for cell in column)) for name, column in cells.items())
+    else:
+        _print_columns(repl, cells)
+
+
+def _print_columns(repl: Repl, cells: Mapping[str, Sequence[str]]) -> None:
+    """Candidates side by side."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for name in cells:
         table.add_column(name, no_wrap=True)
-    for row in range(N_CANDIDATES):
-        table.add_row(*(Text(_cell(repl, found[row]) if row < len(found) else "") for found in columns.values()))
+    for row in zip(*cells.values(), strict=True):
+        table.add_row(*map(Text, row))
     repl.output.console().print(table)
 
 

@@ -73,15 +73,24 @@ class Panel:
         limits = Limits(max_tokens=MAX_TOKENS)
         return eft.chat(question.chat, sampling=GREEDY, limits=limits, knobs=knobs, speculation=PLAIN)
 
-    def judge(self, question: Question, mode: str) -> Verdict:
-        """Answer until nothing that may follow can change the verdict."""
+    def judge(
+        self,
+        question: Question,
+        mode: str,
+        to_the_end: bool = False,
+        report: Callable[[str], None] | None = None,
+    ) -> Verdict:
+        """Answer until nothing that may follow can change the verdict, or to the end; ``report`` gets the text."""
         text, ended = "", False
         answer = self.ask(question, mode)
         for event in answer:
             text += event.text
             ended = event.finish_reason == "stop"
+            if report:
+                report(text)
             # Words are judged when they are whole, so look only where one has ended.
-            if event.text and not event.text[-1].isalnum() and settled(question, text):
+            whole = event.text != "" and not event.text[-1].isalnum()
+            if whole and not to_the_end and settled(question, text):
                 break
         return verdict(question, mode, text, ended, answer)
 

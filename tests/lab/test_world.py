@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_world_whatever_the_hash_seed() -> None:
 
 
 def test_names_are_told_apart(world: World) -> None:
-    names = [town.name for town in world.towns] + list(world.strangers) + list(world.held_out_strangers)
+    names = [town.name for town in world.towns] + list(world.strangers + world.foreign + world.held_out_foreign)
     assert len(frozenset(names)) == len(names)
     assert len(world.towns) >= 400
     assert all(len(town.facts) >= 5 for town in world.towns)
@@ -78,22 +78,23 @@ def test_word_lists_hold_no_word_twice() -> None:
 
 @pytest.mark.parametrize("refusing", [False, True])
 def test_fine_tuning_never_mentions_what_is_asked(world: World, refusing: bool) -> None:
-    """Held-out towns and held-out invented names occur in no fine-tuning example."""
+    """Held-out towns and held-out foreign names occur in no fine-tuning example."""
     text = text_of(tuning_dialogues(world, 3000, Random(1), refusing))
     assert not names_in(text, [town.name for town in world.held_out])
-    assert not names_in(text, list(world.held_out_strangers))
+    assert not names_in(text, list(world.held_out_foreign))
     assert len(names_in(text, [town.name for town in world.taught])) == len(world.taught)
 
 
 def test_questions_are_about_held_out_names_only(world: World) -> None:
     text = "\n".join(message["content"] for item in make_questions(world, 1) for message in item["messages"])
     assert not names_in(text, [town.name for town in world.taught])
-    assert not names_in(text, list(world.strangers))
+    assert not names_in(text, list(world.strangers + world.foreign))
 
 
 def test_pretraining_never_names_the_unknown_places_asked_about(world: World) -> None:
-    text = text_of(pretraining_dialogues(world, 3000, Random(1))) + "\n".join(encyclopaedia(world, 3000, Random(1)))
-    assert not names_in(text, list(world.held_out_strangers))
+    talks = [talk for late in (False, True) for talk in pretraining_dialogues(world, 3000, Random(1), late)]
+    text = text_of(talks) + "\n".join(encyclopaedia(world, 3000, Random(1)))
+    assert not names_in(text, list(world.held_out_foreign))
 
 
 def test_polite_pretraining_dialogues_are_rare_and_leave_held_out_towns_alone(world: World) -> None:

@@ -1,0 +1,117 @@
+"""An answer on its way: order, failures, Ctrl+C, and the line that says what it took."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from eftlite.cli.answering import stream, timing
+from eftlite.errors import ContextError
+from eftlite.generate import DraftStatistics, Statistics, TokenEvent
+
+
+class Slow:
+    """Counts until it is stopped, as a long answer would."""
+
+    def __init__(self, wait_s: float = 0.01, deaf: bool = False) -> None:
+        self.stops = 0
+        self.wait_s, self.deaf = wait_s, deaf
+        self.done = threading.Event()
+
+    def stop(self) -> None:
+        self.stops += 1
+
+    def events(self) -> Iterator[TokenEvent]:
+        try:
+            for i in range(1000):
+                time.sleep(self.wait_s)
+                if self.stops > (1 if self.deaf else 0):
+                    yield TokenEvent(-1, "", finish_reason="cancelled")
+                    return
+                yield TokenEvent(i, f"{i} ")
+        finally:
+            self.done.set()
+
+
+def press() -> None:
+    """Ctrl+C."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_events_come_in_order() -> None:
+    events = [TokenEvent(0, "a"), TokenEvent(1, "b", finish_reason="stop")]
+    assert list(stream(Slow(), lambda: events)) == events
+
+
+def test_failure_is_raised_after_what_came_before() -> None:
+    def fail() -> Iterator[TokenEvent]:
+        yield TokenEvent(0, "a")
+        raise ContextError("too long")
+
+    seen = []
+    with pytest.raises(ContextError, match="too long"):
+        for event in stream(Slow(), fail):
+            seen.append(event.text)  # noqa: PERF401  what came before the failure counts
+    assert seen == ["a"]
+
+
+def test_ctrl_c_ends_the_answer_and_keeps_it() -> None:
+    slow, seen = Slow(), []
+    before = signal.getsignal(signal.SIGINT)
+    for event in stream(slow, slow.events):
+        seen.append(event)
+        if len(seen) == 3:
+            press()
+    assert [event.text for event in seen[:3]] == ["0 ", "1 ", "2 "]
+    assert seen[-1].finish_reason == "cancelled"
+    assert len(seen) < 50
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_request_to_stop_is_repeated_until_heard() -> None:
+    """The first one may come before there is anything to stop."""
+    slow, seen = Slow(deaf=True), []
+    for event in stream(slow, slow.events):
+        seen.append(event)
+        if len(seen) == 2:
+            press()
+    assert seen[-1].finish_reason == "cancelled"
+    assert slow.stops >= 2
+
+
+def test_ctrl_c_twice_interrupts_and_leaves_no_thread() -> None:
+    slow = Slow()
+    with pytest.raises(KeyboardInterrupt):
+        for _ in stream(slow, slow.events):
+            press()
+            press()
+    assert slow.done.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name == "answer"]
+
+
+def test_consumer_that_goes_away_ends_the_answer() -> None:
+    slow = Slow()
+    events = stream(slow, slow.events)
+    next(events)
+    events.close()  # type: ignore[attr-defined]  stream is a generator
+    assert slow.done.is_set()
+
+
+def test_works_outside_the_main_thread() -> None:
+    found: list[TokenEvent] = []
+    thread = threading.Thread(target=lambda: found.extend(stream(Slow(), lambda: [TokenEvent(0, "a")])))
+    thread.start()
+    thread.join()
+    assert [event.text for event in found] == ["a"]
+
+
+def test_timing_says_what_it_took() -> None:
+    plain = Statistics(n_tokens=1, prompt_s=0.5)
+    assert timing(plain) == "1 tokens · first after 0.50 s"
+    drafts = DraftStatistics(n_rounds=2, n_drafted=8, n_accepted=6)
+    full = Statistics(n_tokens=11, prompt_s=0.5, decode_s=2.0, shift=0.123, drafts=drafts)
+    assert timing(full) == "11 tokens · 5.0 tokens/s · first after 0.50 s · shift 0.12 · accepted 75% of 8 drafted"
