@@ -1,9 +1,9 @@
 # make demo · make test · make lint · make ci · make bench · make clean
 # Each target sets up .venv by itself; a second call takes no time. GNU make 3.81 (macOS) is enough.
-# Options:  PYTHON=python3.12            another Python
-#           PIP_ARGS="--extra-index-url …"  more words for pip, e.g. the index of prebuilt llama-cpp-python wheels
-#           ARGS="-k kernels"           more words for the command itself: eftlite demo, pytest, eftlite bench
-#           CMAKE_ARGS="-DGGML_CUDA=on"  how llama.cpp is compiled (read by llama-cpp-python)
+# Options:  PYTHON=python3.12               another Python
+#           ARGS="-k kernels"               words for the command itself: eftlite demo, pytest, eftlite bench
+#           PIP_ARGS="--extra-index-url …"  words for pip, e.g. an index of prebuilt llama-cpp-python wheels
+#           CMAKE_ARGS="-DGGML_CUDA=on"     how llama.cpp is compiled (read by llama-cpp-python)
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -49,7 +49,9 @@ clean:
 	@$(has_llama) || $(require_compiler)
 	@test -x "$(BIN)/python" || "$(PYTHON)" -m venv .venv
 	@$(has_llama) || $(say_compiling)
-	@"$(BIN)/python" -m pip install $(PIP_OPTIONS) -e . || $(say_failed)
+	@$(avoid_amx); "$(BIN)/python" -m pip install $(PIP_OPTIONS) -e . || $(say_failed)
+	@echo "Compiling eftlite's kernels and timing the bundled models on this machine, once."
+	@"$(BIN)/eftlite" run --max-tokens 2 "Hello" >/dev/null
 	@touch $@
 
 .venv/for-test: .venv/for-use
@@ -85,6 +87,12 @@ echo "  Fedora:         sudo dnf install gcc-c++" >&2; \
 echo "  macOS:          xcode-select --install" >&2; \
 echo "Or try prebuilt wheels, if there are any for this release and your machine:" >&2; \
 echo "  make demo PIP_ARGS='--extra-index-url https://abetlen.github.io/llama-cpp-python/whl/cpu'" >&2; exit 1; }
+endef
+
+# GCC 11 and 12 miscompile llama.cpp's AMX code: it dies at the first quantized matrix product (eftlite/amx.py).
+define avoid_amx
+case "$$(uname -sm) $$(c++ -dumpversion 2>/dev/null | cut -d. -f1)" in "Linux x86_64 11"|"Linux x86_64 12") \
+  amx="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"; export CFLAGS="$$CFLAGS $$amx" CXXFLAGS="$$CXXFLAGS $$amx";; esac
 endef
 
 define say_compiling

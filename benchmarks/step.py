@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks import with_numpy
 from benchmarks.common import Bar, Report, alternate, busy_percent, cache_folder, ratio, spread
 from eftlite import EFT, Family, Limits, Sampling
+from eftlite.amx import extra_buffers_work
 from eftlite.member import Member, physical_cores
 from eftlite.shapes import parse_shape, shape_family
 
@@ -249,6 +250,10 @@ def main() -> int:
     wanted = Wanted(options.prompt, options.tokens, options.threads or physical_cores(), options.temperature)
     if not options.transformers_python:
         print("transformers: not run; name a Python that has it with --transformers-python", file=sys.stderr)
+    if not extra_buffers_work():  # eftlite goes round it, llama_cpp.Llama cannot
+        raise SystemExit(
+            "llama.cpp's AMX code crashes in this build; compile llama-cpp-python with GCC 13 or without AMX"
+        )
     busy = busy_percent()
     rows = []
     for pair in options.pair or PAIRS:

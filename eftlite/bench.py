@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import cached_property
-from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,9 @@ from eftlite.composite import Recipe
 from eftlite.contest import Contender, Plan, Sample, Trial, contenders
 from eftlite.costs import CostCurve
 from eftlite.errors import EngineError, InputError
+from eftlite.family import bundled_family
 from eftlite.generate import Decoder, plain
-from eftlite.llama import devices
+from eftlite.llama import BINDING_VERSION, devices
 from eftlite.loading import Engine, load
 from eftlite.member import default_threads
 from eftlite.noise import Noise
@@ -53,7 +53,7 @@ Row = dict[str, Any]
 def run(
     family: Family,
     plan: Plan | None = None,
-    settings: ModelSettings | None = None,
+    settings: ModelSettings | Mapping[str, ModelSettings] | None = None,
     *,
     random_weights: bool = False,
     report: Report | None = None,
@@ -62,7 +62,7 @@ def run(
 
     Args:
         plan: pp512 and tg128 in every mode by default.
-        settings: of every member.
+        settings: of every member, or by role.
         random_weights: the family is one of ``shapes.shape_family``: prompts are random too, and rows say it.
         report: told what is being measured.
 
@@ -76,7 +76,7 @@ def run(
 def measure(
     family: Family,
     plan: Plan | None = None,
-    settings: ModelSettings | None = None,
+    settings: ModelSettings | Mapping[str, ModelSettings] | None = None,
     *,
     random_weights: bool = False,
     report: Report | None = None,
@@ -104,27 +104,33 @@ class Bench:
         self._engine, self._family, self._plan = engine, family, plan
         self._random_weights, self._report = random_weights, report
         self._contenders = contenders(plan, family)
-        self._texts = [[]] if random_weights else [_question_ids(engine, family, text) for text in plan.questions]
+        self._texts = [] if random_weights else _question_ids(engine, family, plan.questions)
         self._curves = self._measured_curves()
 
     def rows(self) -> Iterator[Row]:
         """Measure test after test; a row for each contender."""
         for test in self._plan.tests:
             began = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            for contender in self._contenders:
-                self._report(f"{test.name}, {contender.label}, warming up")
-                self._sample(contender, test.shortened(WARM_UP), 0)
-                contender.samples = []
-            for repetition in range(self._plan.repetitions):
-                for contender in self._contenders:
-                    self._report(f"{test.name}, {contender.label}, {repetition + 1} of {self._plan.repetitions}")
-                    contender.samples.append(self._sample(contender, test, repetition))
+            # A prompt is read in the same way however drafts are made.
+            rivals = self._contenders if test.n_gen else list({one.mode: one for one in self._contenders}.values())
             before = self._curves
+            self._repeat(test, rivals)
             if test.n_gen:
                 self._curves = self._measured_curves()
             curves = {name: _mean_curve(curve, self._curves[name]) for name, curve in before.items()}
-            rows = [self._row(test, contender, curves) for contender in self._contenders]
+            rows = [self._row(test, contender, curves) for contender in rivals]
             yield from ({**row, "test_time": began, **_ratios(row, rows)} for row in rows)
+
+    def _repeat(self, test: Trial, rivals: Sequence[Contender]) -> None:
+        """Warm everything up, then collect the samples, one of each contender in turn."""
+        for contender in rivals:
+            self._report(f"{test.name}, {contender.label}, warming up")
+            self._sample(contender, test.shortened(WARM_UP), 0)
+            contender.samples = []
+        for repetition in range(self._plan.repetitions):
+            for contender in rivals:
+                self._report(f"{test.name}, {contender.label}, {repetition + 1} of {self._plan.repetitions}")
+                contender.samples.append(self._sample(contender, test, repetition))
 
     def _measured_curves(self) -> dict[str, CostCurve]:
         """Measured now: what the machine does today, not on the day when the user's cache folder learnt it."""
@@ -233,9 +239,9 @@ class Bench:
             "mode": contender.mode,
             "test": test.name,
             "seconds": self._breakdown(samples, needed),
-            "synthetic": self._synthetic(contender),
+            "synthetic": self._synthetic(test, contender),
+            **_drafting(test, contender),
         }
-        row.update(_drafting(samples))
         row["efficiency"] = self._efficiency(test, contender, needed, row["acceptance"], row["avg_ts"], curves)
         return row
 
@@ -245,7 +251,7 @@ class Bench:
         cpus = [one["description"].strip() for one in found if one["name"] == "CPU"]
         gpus = [one["description"].strip() for one in found if one["name"] != "CPU"]
         return {
-            "build_commit": f"llama-cpp-python {version('llama-cpp-python')}",
+            "build_commit": f"llama-cpp-python {BINDING_VERSION}",
             "cpu_info": ", ".join(cpus),
             "gpu_info": ", ".join(gpus),
             "backends": ",".join(dict.fromkeys(one["name"].rstrip("0123456789") for one in found)),
@@ -260,11 +266,11 @@ class Bench:
             seconds["other"] = statistics.mean(sample.seconds for sample in samples) - sum(seconds.values())
         return seconds
 
-    def _synthetic(self, contender: Contender) -> Row | None:
+    def _synthetic(self, test: Trial, contender: Contender) -> Row | None:
         """What is synthetic about a row, None when nothing is."""
         made_up: Row = {"weights": f"random, {self._family.name}", "prompt": "random token ids"}
         found = made_up if self._random_weights else {}
-        if contender.acceptance is not None:
+        if contender.acceptance is not None and test.n_gen:
             found = {**found, "acceptance": contender.acceptance}
         return found or None
 
@@ -287,14 +293,16 @@ class Bench:
         return speed * (min(seconds) if how.n_draft is None else seconds[how.n_draft])
 
 
-def _drafting(samples: Sequence[Sample]) -> Row:
+def _drafting(test: Trial, contender: Contender) -> Row:
     """What became of the drafts of all repetitions; acceptance is that of a token whose predecessors stood."""
+    samples, how = contender.samples, contender.speculation if test.n_gen else None
     found = [sample.statistics.drafts for sample in samples if sample.statistics.drafts is not None]
     n_rounds, n_accepted = sum(drafts.n_rounds for drafts in found), sum(drafts.n_accepted for drafts in found)
     n_tried = sum(sum(drafts.tried_at) for drafts in found)
     lengths = sum((Counter(drafts.lengths) for drafts in found), Counter[int]())
     return {
-        "speculation": samples[-1].statistics.speculation if found else None,
+        "speculation": how and samples[-1].statistics.speculation,
+        "n_draft": how and how.n_draft,
         "n_drafted": sum(drafts.n_drafted for drafts in found) if found else None,
         "n_accepted": n_accepted if found else None,
         "acceptance": n_accepted / n_tried if n_tried else None,
@@ -324,13 +332,14 @@ def _random_ids(n: int, n_vocab: int, seed: int) -> list[int]:
     return ids
 
 
-def _question_ids(engine: Engine, family: Family, text: str) -> list[int]:
-    """A question in the tuned model's template, which all members get."""
+def _question_ids(engine: Engine, family: Family, texts: Sequence[str]) -> list[list[int]]:
+    """Questions in the tuned model's template, which all members get."""
     speaker = engine.models[engine.first_tuned or 0]
     bos, eos = (
         speaker.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
         for token in (speaker.bos, speaker.eos)
     )
     source = BUILTIN.get(family.template or "", family.template) or speaker.chat_template or BUILTIN["chatml"]
-    prompt = Template(source, bos=bos, eos=eos).render([{"role": "user", "content": text}])
-    return speaker.tokenize(prompt.encode(), add_bos=not has_bos(prompt, bos), special=True)
+    template = Template(source, bos=bos, eos=eos, trusted=family == bundled_family())
+    prompts = (template.render([{"role": "user", "content": text}]) for text in texts)
+    return [speaker.tokenize(text.encode(), add_bos=not has_bos(text, bos), special=True) for text in prompts]

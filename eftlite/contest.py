@@ -11,17 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from eftlite.costs import CostCurve
 from eftlite.errors import InputError
 from eftlite.generate import Decoder, Statistics
-from eftlite.loading import Engine
+from eftlite.loading import Engine, member_names
 from eftlite.noise import ACCEPT
 from eftlite.planning import Planner
 from eftlite.settings import Family, Knobs, Sampling, Speculation
 from eftlite.speculative import Acceptance, Rounds
-from eftlite.verify import EXPECTED_ACCEPTANCE, Law, Rule, Verdict, draw
+from eftlite.verify import EXPECTED_ACCEPTANCE, Law, Noise, Rule, Verdict, draw
 
 MODES = ("base", "tuned", "eft", "eft-spec")
 ADVERSARIAL = "adversarial"
@@ -64,7 +65,8 @@ class Plan:
         drafters: names as in ``Speculation``, or one path of a further GGUF file, which only drafts.
         rules, n_drafts: as in ``Speculation``.
         acceptances: each a rate in 0..1 of a synthetic acceptance, ``ADVERSARIAL``, or None for the rule itself.
-            Adversarial drafts are never accepted, and every repetition begins with a pace that expects the best.
+            Adversarial drafts are never accepted, which the pace has to find out by drafting: every repetition begins
+            with one that expects the best.
         questions: what the family is asked, one after the other from repetition to repetition.
         knobs: of EFT; the family's by default.
         sampling: its seed is that of the first repetition.
@@ -100,7 +102,9 @@ class Plan:
             raise InputError("n_prompt, n_gen: expected tokens to read or to make, got none")
         if sum(name.endswith(".gguf") for name in self.drafters) > 1:
             raise InputError("drafter: expected one file at most, got several", "Name the others one run each")
-        assert self.speculations  # made here, so that a value they refuse is refused before models are loaded
+        if not self.questions or any(not text.strip() for text in self.questions):
+            raise InputError("questions: expected texts, got an empty one or none")
+        self.speculations()  # so that a value they refuse is refused before models are loaded
 
     @property
     def tests(self) -> list[Trial]:
@@ -113,10 +117,9 @@ class Plan:
         """The model among the drafters that has to be loaded."""
         return next((name for name in self.drafters if name.endswith(".gguf")), None)
 
-    @property
-    def speculations(self) -> list[Speculation]:
-        """The ways to draft."""
-        names = ["drafter" if name == self.drafter_file else name for name in self.drafters]
+    def speculations(self, drafter: str = "drafter") -> list[Speculation]:
+        """The ways to draft; ``drafter`` is the name of ``drafter_file``'s member."""
+        names = [drafter if name == self.drafter_file else name for name in self.drafters]
         return [
             Speculation(drafter=name, rule=rule, n_draft=n)
             for name, rule, n in product(names, self.rules, self.n_drafts)
@@ -137,7 +140,7 @@ def synthetic(rate: float, all_rows: bool = False) -> Rule:
         draft: Sequence[int],
         _proposals: Sequence[Law],
         target: Callable[[int], Law],
-        noise: Any,
+        noise: Noise,
         position: int,
         round_index: int,
     ) -> Verdict:
@@ -151,14 +154,18 @@ def synthetic(rate: float, all_rows: bool = False) -> Rule:
     return rule
 
 
-def synthetic_acceptance(rate: float, rule: str) -> Acceptance:
-    """The synthetic rule in place of ``rule``; the pace sees ``rate``, at the price of the real rule's estimate."""
+def judge(acceptance: float | str, rule: str) -> Acceptance:
+    """What takes the rule's place for an entry of ``Plan.acceptances``.
+
+    The pace sees the rate, at the price of the real rule's estimate; of an adversary it sees what becomes of drafts.
+    """
+    rate = 0.0 if acceptance == ADVERSARIAL else float(acceptance)
 
     def expected(p: Law, q: Law) -> float:
         EXPECTED_ACCEPTANCE[rule](p, q)
         return rate
 
-    return Acceptance(synthetic(rate, all_rows=rule == "block"), expected)
+    return Acceptance(synthetic(rate, all_rows=rule == "block"), None if acceptance == ADVERSARIAL else expected)
 
 
 # ---- contenders
@@ -198,11 +205,8 @@ class Contender:
             return None
         if self._planner is None or self.acceptance == ADVERSARIAL:
             self._planner = Planner(engine, self.speculation, curves=curves)
-        judge = None
-        if self.acceptance is not None:
-            rate = 0.0 if self.acceptance == ADVERSARIAL else float(self.acceptance)
-            judge = synthetic_acceptance(rate, self.speculation.rule)
-        return self._planner.rounds(decoder, self.speculation, judge)
+        instead = None if self.acceptance is None else judge(self.acceptance, self.speculation.rule)
+        return self._planner.rounds(decoder, self.speculation, instead)
 
 
 def contenders(plan: Plan, family: Family) -> list[Contender]:
@@ -215,5 +219,8 @@ def contenders(plan: Plan, family: Family) -> list[Contender]:
     alone = {"base": Knobs((0.0,) * n), "tuned": Knobs((1.0, *(0.0,) * (n - 1)), beta=0.0)}
     found = [Contender(mode, alone.get(mode, eft)) for mode in MODES[:3] if mode in modes]
     if "eft-spec" in modes:
-        found += [Contender("eft-spec", eft, *how) for how in product(plan.speculations, plan.acceptances)]
+        file = plan.drafter_file
+        drafter = member_names(family).get(str(Path(file).expanduser().resolve())) if file else None
+        ways = product(plan.speculations(drafter or "drafter"), plan.acceptances)
+        found += [Contender("eft-spec", eft, *how) for how in ways]
     return found

@@ -88,8 +88,7 @@ class MemberDrafter:
             self._ensemble.advance(situation.slot, self._index, draft.tokens)
             row = self._rows[i]
             row[:] = self._ensemble.row(situation.slot, self._index, i)
-            row[self._masked] = -np.inf
-            law = sampler.law(row)
+            law = self._law(row, sampler)
             token = draw_draft(situation.rule, law, situation.noise, position + i, situation.round_index)
             draft.tokens.append(token)
             draft.proposals.append(law)
@@ -103,7 +102,18 @@ class MemberDrafter:
     def proposal_of(self, rows: Sequence[Row | None], sampler: Sampler) -> Law | None:
         """The member's law, if it was evaluated anyway."""
         row = rows[self._index] if rows else None
-        return None if row is None else sampler.law(row)
+        if row is None:
+            return None
+        self._rows[0] = row  # no draft is pending when this is asked
+        return self._law(self._rows[0], sampler)
+
+    def _law(self, row: Row, sampler: Sampler) -> Law:
+        """The law of a row without the masked ids; the row is left as it was, since the composite needs all of it."""
+        kept = row[self._masked]  # (n_masked,)
+        row[self._masked] = -np.inf
+        law = sampler.law(row)
+        row[self._masked] = kept
+        return law
 
 
 class LookupDrafter:
@@ -124,7 +134,7 @@ class LookupDrafter:
         tokens = _until_end(self._index.propose(situation.n), situation.end_tokens)
         return Draft(tokens, [_certain(token) for token in tokens])
 
-    def proposal_of(self, rows: Sequence[Row | None], sampler: Sampler) -> Law | None:  # noqa: ARG002  # Drafter's
+    def proposal_of(self, rows: Sequence[Row | None], sampler: Sampler) -> Law | None:  # noqa: ARG002  # the protocol's
         """Unknown: whether there would have been a proposal depends on the text."""
         return None
 

@@ -173,10 +173,14 @@ class Decoder:
         """Tokens already in the answer: the noise's key."""
         return len(self.ensemble.texts[self.slot].answer)
 
+    def check(self) -> None:
+        """Raise Cancelled if a stop was asked for: a device that cannot stop inside a decode stops here."""
+        if self.ensemble.members[0].cancel.is_set():
+            raise Cancelled("stopped on request")
+
     def step(self) -> TokenEvent:
         """Evaluate, combine, draw, append."""
-        if self.ensemble.members[0].cancel.is_set():  # a device that cannot stop inside a decode stops here
-            raise Cancelled("stopped on request")
+        self.check()
         recipe = self.recipe
         rows = self.ensemble.rows(self.slot, recipe.needed)
         scores = self.composite.combine(rows, recipe, self._scores)

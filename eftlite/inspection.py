@@ -2,8 +2,7 @@
 
 Knows headers and vocabularies; no weights are read and llama.cpp is not asked, so any file can be looked at.
 
-Not guaranteed: that the end tokens are all. llama.cpp adds some by their texts, and its list changes; ``END_TEXTS``
-holds the usual ones.
+Not guaranteed: that the end tokens are exactly llama.cpp's. It adds some by their texts, and its list changes.
 """
 
 from __future__ import annotations
@@ -21,12 +20,19 @@ from eftlite.gguf_types import ArrayInfo, shown
 from eftlite.vocab import SharedVocabulary, Vocabulary, share
 
 KINDS = {"gpt2": "bpe", "llama": "spm", "bert": "wpm", "t5": "ugm", "rwkv": "rwkv", "plamo2": "plamo2"}
+# Texts that llama.cpp 0c1e57098 takes for end tokens whatever the file says; the last two lines are the borders of
+# files and repositories in code, which end an answer too.
 END_TEXTS = frozenset(
-    (
-        b"<|endoftext|>", b"<|end_of_text|>", b"<|im_end|>", b"<|eot_id|>", b"<|eom_id|>", b"<|end|>",
-        b"<end_of_turn>", b"<EOT>", b"<|return|>", b"<|call|>", b"<end_of_utterance>",
-    )
-)  # fmt: skip
+    text.encode()
+    for text in (
+        "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s> "
+        "<|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> "
+        "<｜end▁of▁sentence｜> <|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] "
+        "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> <|file_sep|>"
+    ).split()
+)
+# (bos, eos) of files that name none
+DEFAULT_IDS = {"llama": (1, 2), "gpt2": (11, 11), "bert": (101, -1), "t5": (-1, 1), "plamo2": (1, 2)}
 # tokenizer.ggml.token_type, as the GGUF specification numbers them
 _CONTROL, _UNUSED = 3, 5
 _CACHE_BYTES_PER_VALUE = 2  # f16
@@ -103,10 +109,12 @@ def vocabulary(header: Header, name: str) -> Vocabulary:
     kinds = _token_types(header, len(texts))  # (n_vocab,) int
     padding = np.fromiter((text.startswith(b"[PAD") for text in texts), bool, len(texts))  # (n_vocab,)
     ends = np.fromiter((text in END_TEXTS for text in texts), bool, len(texts))  # (n_vocab,)
-    bos, eos, eot, eom = (_id(header, key) for key in ("bos", "eos", "eot", "eom"))
-    named = {token for token in (eos, eot, eom) if token >= 0}
     model = str(metadata.get("tokenizer.ggml.model", ""))
     kind = KINDS.get(model, "unknown")
+    defaults = [token if token < len(texts) else -1 for token in DEFAULT_IDS.get(model, (-1, -1))]
+    bos, eos = (_id(header, key, default) for key, default in zip(("bos", "eos"), defaults, strict=True))
+    eot, eom = _id(header, "eot"), _id(header, "eom")
+    named = {token for token in (eos, eot, eom) if token >= 0}
     return Vocabulary(
         name=name,
         kind=kind,
@@ -131,9 +139,9 @@ def _token_types(header: Header, n_vocab: int) -> np.ndarray[tuple[int, ...], np
     return np.zeros(n_vocab, np.int64)
 
 
-def _id(header: Header, name: str) -> int:
+def _id(header: Header, name: str, default: int = -1) -> int:
     """A special token's id, or -1."""
-    value = header.metadata.get(f"tokenizer.ggml.{name}_token_id", -1)
+    value = header.metadata.get(f"tokenizer.ggml.{name}_token_id", default)
     # 2^32 - 1 is how some files write "none".
     return value if isinstance(value, int) and value < 1 << 31 else -1
 

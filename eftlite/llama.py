@@ -24,6 +24,7 @@ from eftlite.vocab import Vocabulary
 
 # Struct layouts move between releases; each version here was tested.
 SUPPORTED = ("0.3.36",)
+BINDING_VERSION: str = llama_cpp.__version__
 VOCABULARY_KINDS = {0: "none", 1: "spm", 2: "bpe", 3: "wpm", 4: "ugm", 5: "rwkv", 6: "plamo2"}
 SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
 # ggml's own numbers (debug, info, warn, error); the binding's comment has them shifted by one.
@@ -46,9 +47,9 @@ class _Library:
         """Check the binding's version, take the log over and start the backends; once."""
         if self._callback is not None:
             return
-        if llama_cpp.__version__ not in SUPPORTED:
+        if BINDING_VERSION not in SUPPORTED:
             raise EngineError(
-                f"llama-cpp-python: expected {' or '.join(SUPPORTED)}, got {llama_cpp.__version__}",
+                f"llama-cpp-python: expected {' or '.join(SUPPORTED)}, got {BINDING_VERSION}",
                 f"Install the tested one: pip install llama-cpp-python=={SUPPORTED[-1]}",
             )
         self._callback = llama_cpp.llama_log_callback(self._take)

@@ -5,20 +5,21 @@ Knows files and roles; never prompts or laws.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from eftlite.composite import Composite, Roles
 from eftlite.ensemble import Ensemble
-from eftlite.errors import ModelFileError
+from eftlite.errors import InputError, ModelFileError
 from eftlite.llama import Model, supports_gpu
 from eftlite.member import CancelFlag, Member
 from eftlite.settings import Family, ModelSettings
 from eftlite.vocab import SharedVocabulary, share
 
 DEFAULT_N_CTX = 4096
+MAX_CTX, MAX_SLOTS = 1 << 23, 256  # llama.cpp's own limit of sequences; their product is a 32-bit number
 Progress = Callable[[str, float], None]
 
 
@@ -69,11 +70,15 @@ def load(
         drafter: path of one more model of the same vocabulary, which only drafts; its member's name is "drafter".
 
     Raises:
+        InputError: a size out of range, or settings for a member that there is not.
         ModelFileError, VocabularyError, EngineError: as the parts do; nothing stays loaded.
     """
+    _check_size("n_ctx", n_ctx or 0, 0, MAX_CTX)
+    _check_size("n_slots", n_slots, 1, MAX_SLOTS)
     names = member_names(family)
     if drafter is not None:
         names.setdefault(_identity(drafter), "drafter")
+    _check_roles(settings, names.values())
     roles = _roles(family, list(names))
     with ExitStack() as undo:
         models: list[Model] = []
@@ -132,6 +137,19 @@ def _identity(path: str) -> str:
         return str(Path(path).expanduser().resolve())
     except (OSError, RuntimeError) as error:  # a loop of links
         raise ModelFileError(f"{Path(path).name}: {error}") from None
+
+
+def _check_size(name: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InputError(f"{name}: expected an integer from {low} to {high}, got {value!r}")
+
+
+def _check_roles(settings: ModelSettings | Mapping[str, ModelSettings], names: Iterable[str]) -> None:
+    """Settings for nobody are a slip of the pen."""
+    known = {part for name in names for part in (name, name.split(":", maxsplit=1)[0])}
+    unknown = [] if isinstance(settings, ModelSettings) else sorted(set(settings) - known)
+    if unknown:
+        raise InputError(f"settings: expected {', '.join(sorted(known))}, got {unknown[0]!r}")
 
 
 def _settings_of(settings: ModelSettings | Mapping[str, ModelSettings], name: str) -> ModelSettings:

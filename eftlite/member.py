@@ -139,7 +139,9 @@ class Member:
         self.seconds = 0.0
         self._handle = self._open(n_ctx * n_slots)
         self._memory = llama_cpp.llama_get_memory(self._handle)
-        self._batch = _Batch(self.settings.n_batch, n_slots)
+        # llama.cpp lowers it to the context's size, and a larger batch would end the process.
+        self.n_batch = min(self.settings.n_batch, int(llama_cpp.llama_n_batch(self._handle)))
+        self._batch = _Batch(self.n_batch, n_slots)
         self._rows = (0, 0, 0, 0)  # of the last decode: slot, tokens after which its first row stands, rows, index
         self._views: dict[int, NDArray[np.float32]] = {}
         try:
@@ -189,6 +191,11 @@ class Member:
             self._handle = self._memory = None
             self._rows = (0, 0, 0, 0)
 
+    @property
+    def max_rows(self) -> int:
+        """Rows of logits that one decode can keep."""
+        return min(MAX_ROWS, self.n_batch)
+
     def _cache(self) -> Any:
         """llama.cpp's pointer to the cache; EngineError after ``close``, where llama.cpp would crash."""
         if self._memory is None:
@@ -208,11 +215,9 @@ class Member:
         self._cache()
         held = self.slots[slot]
         before = len(held)
-        n_batch = self.settings.n_batch
-        if n_rows > min(MAX_ROWS, n_batch):
-            raise EngineError(
-                f"{self.name}: expected at most {min(MAX_ROWS, n_batch)} rows from one decode, got {n_rows}"
-            )
+        n_batch = self.n_batch
+        if n_rows > self.max_rows:
+            raise EngineError(f"{self.name}: expected at most {self.max_rows} rows from one decode, got {n_rows}")
         self._rows = (slot, 0, 0, 0)  # llama.cpp overwrites those it had, also in a decode that fails
         # The last batch carries all wanted rows: rows of earlier batches would be overwritten.
         cut = len(ids) - max((len(ids) - 1) % n_batch + 1, n_rows) if ids else 0
@@ -220,13 +225,22 @@ class Member:
             part = ids[start : min(start + n_batch, cut)] if start < cut else ids[cut:]
             last = start == cut
             self._batch.fill(part, len(held), slot, n_rows if last else 0)
-            began = time.perf_counter()
-            code = llama_cpp.llama_decode(self._handle, self._batch.struct)
-            self.seconds += time.perf_counter() - began
+            code = self._run(slot)
             if code:
                 self._fail(slot, before, code, len(part))
             held.extend(part)
         self._rows = (slot, len(held) - n_rows + 1, n_rows, len(ids) - cut - n_rows)
+
+    def _run(self, slot: int) -> int:
+        """``llama_decode`` of the filled batch; its return code."""
+        began = time.perf_counter()
+        try:
+            return int(llama_cpp.llama_decode(self._handle, self._batch.struct))
+        except KeyboardInterrupt:  # it comes when llama.cpp is done, and the cache holds what we have not noted
+            self.clear(slot)
+            raise
+        finally:
+            self.seconds += time.perf_counter() - began
 
     def _fail(self, slot: int, before: int, code: int, n_tokens: int) -> None:
         """Bring the slot back to what it held, then raise what ``code`` means."""

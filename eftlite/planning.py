@@ -46,6 +46,7 @@ class Planner:
         self._paces: dict[tuple[tuple[int, ...], str, str, int], Pace] = {}
         ensemble = engine.ensemble
         self._curves = dict(curves or {})
+        self._row_s = (0.0, 0.0)
         if speculation.enabled and speculation.n_draft is None and ensemble.roles.deltas:
             path = cache_folder() / "curves.json"
             self._curves = self._curves or {m.name: member_curve(m, path, report) for m in ensemble.members}
@@ -66,14 +67,14 @@ class Planner:
             decoder.statistics.speculation = f"off: {why_not}"
             return None
         name = self._drafter_name(recipe, speculation.drafter)
-        drafter = self._drafter(name, speculation.max_draft)
+        most = min(max(speculation.max_draft, speculation.n_draft or 0), self._room)
+        drafter = self._drafter(name, most)
         pace: AnyPace = (
             FixedPace(speculation.n_draft)
             if speculation.n_draft is not None
             else self._pace(recipe, name, drafter, speculation)
         )
         decoder.statistics.speculation = f"{name}, {speculation.rule}"
-        most = max(speculation.max_draft, speculation.n_draft or 0)
         return Rounds(decoder, drafter, speculation.rule, pace, most, acceptance)
 
     def _obstacle(self, decoder: Decoder, recipe: Recipe, speculation: Speculation) -> str:
@@ -87,15 +88,24 @@ class Planner:
         stuck = [member.name for member in self._engine.ensemble.members if not member.can_rewind]
         if stuck:
             return f"{stuck[0]} cannot drop a part of its memory"
+        if not self._room:
+            return "n_batch leaves no room for a draft"
         if speculation.n_draft is None and not self._curves:
             return "no cost curves were measured"
         return ""
 
+    @property
+    def _room(self) -> int:
+        """The longest draft that every member can score in one batch, the pending token before it."""
+        return min(member.max_rows for member in self._engine.ensemble.members) - 1
+
     def _drafter_name(self, recipe: Recipe, name: str) -> str:
-        """``name`` with "auto" replaced by the tuned model of the strongest delta."""
+        """``name`` with "auto" replaced by the tuned model of the strongest delta, or left out for a base alone."""
         deltas = self._engine.ensemble.roles.deltas
-        if AUTO not in name.split("+") or not deltas:
+        if AUTO not in name.split("+"):
             return name
+        if not deltas:
+            return "+".join(part for part in name.split("+") if part != AUTO)
         alphas = recipe.knobs.alphas
         strongest = max(range(len(deltas)), key=lambda i: alphas[i])
         tuned = self._engine.ensemble.members[deltas[strongest][0]].name

@@ -17,9 +17,12 @@ import numpy as np
 
 from eftlite.composite import Row
 from eftlite.drafting import Draft, Drafter, Situation
-from eftlite.errors import Cancelled
+from eftlite.errors import Cancelled, EFTError
 from eftlite.generate import Decoder, DraftStatistics, TokenEvent
+from eftlite.sampling import Sampler
 from eftlite.verify import EXPECTED_ACCEPTANCE, RULES, Law, Rule
+
+Expected = Callable[[Law, Law], float]
 
 
 class Acceptance(NamedTuple):
@@ -27,11 +30,12 @@ class Acceptance(NamedTuple):
 
     Attributes:
         decide: the rule.
-        expected: the chance that it keeps a token drawn from q where the law is p, as a function of p and q.
+        expected: the chance that it keeps a token drawn from q where the law is p, as a function of p and q; None where
+            that is not known, so that the pace can only count what was accepted.
     """
 
     decide: Rule
-    expected: Callable[[Law, Law], float]
+    expected: Expected | None
 
 
 class Pace(Protocol):
@@ -80,7 +84,7 @@ class Verification:
     """
 
     def __init__(
-        self, decoder: Decoder, draft: Draft, drafter: Drafter, expected: Callable[[Law, Law], float], scores: Row
+        self, decoder: Decoder, draft: Draft, drafter: Drafter, expected: Expected | None, scores: Row
     ) -> None:
         self._expected_acceptance = expected
         self._decoder, self._draft, self._scores = decoder, draft, scores
@@ -105,7 +109,7 @@ class Verification:
                 self._sampler.accept(self._draft.tokens[self._n_accepted])
                 self._n_accepted += 1
         law = self._sampler.law(scores)
-        if i < len(self._draft.tokens):
+        if self._expected_acceptance is not None and i < len(self._draft.tokens):
             self.overlaps.append(self._expected_acceptance(law, self._draft.proposals[i]))
         return law
 
@@ -162,20 +166,24 @@ class Rounds:
     def step(self) -> TokenEvent:
         """One token decoded plainly, from which the pace learns too."""
         decoder, began = self.decoder, time.perf_counter()
+        before = decoder.sampler.clone() if decoder.sampler.remembers else decoder.sampler
         event = decoder.step()
-        self.pace.observe_plain(self._plain_overlap(), time.perf_counter() - began)
+        self.pace.observe_plain(self._plain_overlap(before), time.perf_counter() - began)
         return event
 
-    def _plain_overlap(self) -> float | None:
-        """How likely a draft of the last token would have stood, where that costs no decoding."""
-        proposal = self.drafter.proposal_of(self.decoder.last_rows, self.decoder.sampler)
-        if proposal is None or self.decoder.last_law is None:
-            return None
-        return self._acceptance.expected(self.decoder.last_law, proposal)
+    def _plain_overlap(self, sampler: Sampler) -> float | None:
+        """How likely a draft of the last token would have stood, where that costs no decoding.
+
+        ``sampler`` is what it was before that token.
+        """
+        expected, law = self._acceptance.expected, self.decoder.last_law
+        proposal = self.drafter.proposal_of(self.decoder.last_rows, sampler)
+        return None if expected is None or proposal is None or law is None else expected(law, proposal)
 
     def round(self, n: int) -> Iterator[TokenEvent]:
         """Draft, verify, accept, rewind; yields the tokens that stand."""
         decoder, began = self.decoder, time.perf_counter()
+        decoder.check()
         number = self.statistics.n_rounds + 1
         draft = self.drafter.draft(
             Situation(decoder.slot, n, self.rule, decoder.noise, number, decoder.sampler, decoder.end_tokens)
@@ -193,7 +201,7 @@ class Rounds:
         origins = ["accepted"] * n_accepted + ["bonus" if n_accepted == n_drafted else "corrected"]
         events = self._events(tokens, origins, verification)
         decoder.commit(tokens[: len(events)])
-        self.pace.observe(n_drafted, n_accepted, verification.overlaps, time.perf_counter() - began)
+        self.pace.observe(n_drafted, n_accepted, verification.overlaps or None, time.perf_counter() - began)
         yield from events
 
     def _events(self, tokens: list[int], origins: list[str], verification: Verification) -> list[TokenEvent]:
@@ -217,7 +225,10 @@ def speculative(rounds: Rounds) -> Iterator[TokenEvent]:
             n = rounds.length()
             for event in rounds.round(n) if n else (rounds.step(),):
                 yield event
-    except Cancelled:
+    except EFTError as error:
+        decoder.ensemble.settle(decoder.slot, ())  # a round that broke off left drafted tokens in caches
+        if not isinstance(error, Cancelled):
+            raise
         yield decoder.cancelled()
     finally:
         decoder.finish()

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import llama_cpp
 import numpy as np
 
 from eftlite.composite import Composite, Recipe
 from eftlite.costs import CURVE_SIZES, CostCurve, Costs, load_curve, measure, save_curve
 from eftlite.ensemble import Ensemble
-from eftlite.member import MAX_ROWS, Member, default_threads, physical_cores
+from eftlite.llama import BINDING_VERSION
+from eftlite.member import Member, default_threads, physical_cores
 from eftlite.sampling import Sampler
 from eftlite.settings import Knobs
 
@@ -34,7 +34,7 @@ def curve_key(member: Member) -> dict[str, str | int]:
     return {
         "machine": f"{platform.machine()} {_processor()}",
         "cores": physical_cores(),
-        "llama-cpp-python": llama_cpp.__version__,
+        "llama-cpp-python": BINDING_VERSION,
         "architecture": header.architecture,
         "parameters": header.n_params,
         "bytes": header.n_bytes,
@@ -76,7 +76,7 @@ def member_curve(member: Member, path: Path, report: Report | None = None) -> Co
 
 def _measure(member: Member) -> CostCurve:
     token = max(member.model.bos, 0)
-    prefix = min(PREFIX, member.n_ctx // 2)
+    prefix = max(min(PREFIX, member.n_ctx // 2), 1)
     member.decode(0, [token] * prefix, 0)
 
     def decode(n: int) -> float:
@@ -89,8 +89,8 @@ def _measure(member: Member) -> CostCurve:
     try:
         decode(1)
         single = decode(1)
-        most = min(MAX_ROWS, member.settings.n_batch, member.n_ctx - prefix - 1)
-        sizes = [n for n in (CURVE_SIZES if single < SLOW_S else FEW_SIZES) if n <= most]
+        most = min(member.max_rows, member.n_ctx - prefix - 1)
+        sizes = [n for n in (CURVE_SIZES if single < SLOW_S else FEW_SIZES) if n <= most] or [1]
         repetitions = 5 if single < QUICK_S else 2 if single < SLOW_S else 1
         return measure(decode, sizes, repetitions)
     finally:
@@ -127,7 +127,7 @@ def costs(
     ensemble: Ensemble,
     needed: Iterable[int],
     drafter: int | None,
-    curves: dict[str, CostCurve],
+    curves: Mapping[str, CostCurve],
     row_s: tuple[float, float],
     rule: str,
 ) -> Costs:

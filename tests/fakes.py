@@ -33,7 +33,7 @@ from eftlite.vocab import SharedVocabulary
 from tests.tiny_gguf import CHAT_TEMPLATE, write_model
 
 GREEDY = Sampling(temperature=0.0, seed=0)
-WHOLE = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}  # no filter: the law is the composite
+WHOLE: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}  # no filter: the law is the composite
 PLAIN = Speculation(enabled=False)
 
 

@@ -233,6 +233,15 @@ def test_no_room_is_llama_cpps_own_code_1(model: Model) -> None:
     member.close()
 
 
+def test_more_tokens_than_a_small_context_takes_at_once(model: Model) -> None:
+    """llama.cpp lowers its batch to the context's size, and a larger batch would end the process."""
+    member = Member(model, 3, settings=ModelSettings(n_threads=1))
+    assert member.max_rows == 3
+    member.decode(0, IDS, 2)
+    np.testing.assert_allclose(member.row(0, 10), expected(model, IDS)[-1], atol=1e-2)  # f16 caches
+    member.close()
+
+
 # ---- cancellation
 
 

@@ -43,8 +43,9 @@ def scores_of(seed: int, n: int = N) -> NDArray[np.float32]:
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    weights: NDArray[np.float64] = np.exp(logits - logits.max())
-    return weights / weights.sum()
+    weights = np.exp(logits - logits.max())
+    law: NDArray[np.float64] = weights / weights.sum()
+    return law
 
 
 def penalised(logits: NDArray[np.float64], s: Sampling, text: Sequence[int]) -> NDArray[np.float64]:
@@ -62,7 +63,7 @@ def typical(logits: NDArray[np.float64], ids: NDArray[np.int64], p: float) -> ND
     law = softmax(logits[ids])
     entropy = -(law * np.log(law)).sum()
     order = np.argsort(np.abs(-np.log(law) - entropy))
-    n_kept = int(np.argmax(np.append(np.cumsum(law[order]) > p, [True]))) + 1  # noqa: RUF005  # an array, no list
+    n_kept = int(np.argmax(np.append(np.cumsum(law[order]) > p, [True]))) + 1
     return ids[order[:n_kept]]
 
 
@@ -352,7 +353,7 @@ def chi_square(counts: NDArray[np.int64], expected: NDArray[np.float64]) -> floa
     """Deviations from the mean of chi-square's approximate normal (Wilson and Hilferty)."""
     n_free = counts.size - 1
     statistic = float(((counts - expected) ** 2 / expected).sum())
-    return ((statistic / n_free) ** (1 / 3) - (1 - 2 / (9 * n_free))) / math.sqrt(2 / (9 * n_free))
+    return float(((statistic / n_free) ** (1 / 3) - (1 - 2 / (9 * n_free))) / math.sqrt(2 / (9 * n_free)))
 
 
 @pytest.mark.parametrize("name", ["defaults", "nothing", "all filters", "repeat"])

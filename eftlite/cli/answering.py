@@ -15,6 +15,8 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from eftlite.cli.output import StatusLine
+
 if TYPE_CHECKING:
     from eftlite.generate import Statistics, TokenEvent
 
@@ -62,6 +64,8 @@ def ctrl_c(handler: Presses) -> Iterator[None]:
 def stream(engine: Stoppable, begin: Callable[[], Iterable[TokenEvent]]) -> Iterator[TokenEvent]:
     """Events of the answer that ``begin`` makes, as they come; Ctrl+C ends it with a "cancelled" event.
 
+    A long wait for the first of them is shown on a terminal's stderr.
+
     Raises:
         KeyboardInterrupt: Ctrl+C was pressed twice within a second.
         Exception: whatever ``begin`` or decoding raised.
@@ -77,32 +81,42 @@ def stream(engine: Stoppable, begin: Callable[[], Iterable[TokenEvent]]) -> Iter
             arrived.put(error)
 
     presses = Presses(engine.stop)
+    waiting: StatusLine | None = StatusLine()
     worker = threading.Thread(target=work, name="answer", daemon=True)
     with ctrl_c(presses):
         worker.start()
         try:
-            while (item := _next(arrived)) is not None:
+            while (item := _next(arrived, waiting)) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 if presses.count and item.finish_reason is None:
                     engine.stop()  # the first request may have come before there was anything to stop
                 yield item
+                waiting = None
         finally:
             while worker.is_alive():
                 engine.stop()
                 worker.join(0.05)
 
 
-def _next(arrived: SimpleQueue[Any]) -> Any:
+def _next(arrived: SimpleQueue[Any], waiting: StatusLine | None) -> Any:
     """The next item; waits in short pieces, since on Windows no signal ends a longer wait."""
     while True:
         with suppress(Empty):
-            return arrived.get(timeout=0.2)
+            item = arrived.get(timeout=0.2)
+            if waiting:
+                waiting.clear()
+            return item
+        if waiting:
+            waiting.show("reading …")
 
 
 def timing(statistics: Statistics) -> str:
     """What an answer took, on one line."""
-    parts = [f"{statistics.n_tokens} tokens"]
+    n_tokens = statistics.n_tokens
+    if not n_tokens:
+        return "no tokens"
+    parts = [f"{n_tokens} token{'' if n_tokens == 1 else 's'}"]
     if statistics.tokens_per_s:
         parts.append(f"{statistics.tokens_per_s:.1f} tokens/s")
     parts.append(f"first after {statistics.prompt_s:.2f} s")

@@ -6,6 +6,7 @@ import csv
 import functools
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ FORMATS = ("md", "json", "jsonl", "csv")
 SHAPE_FOLDER = "shapes"
 # Title, width, and on which side the numbers stand; as in llama-bench.
 COLUMNS = (
-    ("model", 40, "<"),
+    ("model", 36, "<"),
     ("size", 10, ">"),
     ("params", 8, ">"),
     ("backend", 8, "<"),
@@ -34,7 +35,7 @@ COLUMNS = (
     ("test", 15, ">"),
     ("t/s", 16, ">"),
     ("x base", 6, ">"),
-    ("acceptance", 10, ">"),
+    ("acceptance", 16, ">"),
 )
 
 
@@ -224,34 +225,35 @@ def _csv_line(values: list[Any]) -> str:
 
 def _markdown(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """llama-bench's table, with the mode, its speed in comparison with the base's, and how much was accepted."""
-    yield _table_line(title for title, _, _ in COLUMNS)
-    yield "| " + " | ".join("-" * (w - (side == ">")) + (":" if side == ">" else "") for _, w, side in COLUMNS) + " |"
-    found = []
+    found: list[dict[str, Any]] = []
     for row in rows:
+        if not found:
+            yield _table_line(title for title, _, _ in COLUMNS)
+            yield _table_line("-" * (width - 1) + (":" if side == ">" else "-") for _, width, side in COLUMNS)
         found.append(row)
         yield _table_line(_cells(row))
-    yield f"\n{found[0]['build_commit']}, {found[0]['cpu_info'] or found[0]['gpu_info']}"
+    yield f"\n{found[0]['build_commit']}, {found[0]['gpu_info'] or found[0]['cpu_info']}"
     for what in dict.fromkeys(_synthetic(row) for row in found if row["synthetic"]):
         yield f"synthetic: {what}"
 
 
 def _cells(row: dict[str, Any]) -> Iterator[str]:
-    synthetic = row["synthetic"] or {}
-    yield row["model_type"] + (" (random)" if "weights" in synthetic else "")
+    synthetic, params = row["synthetic"] or {}, row["model_n_params"]
+    kinds = Counter(row["model_type"].split(" + "))
+    model = " + ".join(f"{n} x {kind}" if n > 1 else kind for kind, n in kinds.items())
+    yield f"{model}, random" if "weights" in synthetic else model
     yield _size(row["model_size"])
-    yield (
-        f"{row['model_n_params'] / 1e9:.2f} B"
-        if row["model_n_params"] >= 1e8
-        else f"{row['model_n_params'] / 1e6:.2f} M"
-    )
+    yield f"{params / 1e9:.2f} B" if params >= 1e8 else f"{params / 1e6:.2f} M"
     yield row["backends"]
     yield str(row["n_threads"])
     yield f"{row['mode']} ({row['speculation']})" if row["speculation"] else row["mode"]
     yield row["test"]
     yield f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}"
     yield "" if row["ratio_to_base"] is None else f"{row['ratio_to_base']:.2f}"
-    rate = "" if row["acceptance"] is None else f"{row['acceptance']:.2f}"
-    yield rate + (" synthetic" if "acceptance" in synthetic and row["mode"] == "eft-spec" else "")
+    rate = "none" if row["acceptance"] is None else f"{row['acceptance']:.2f}"
+    asked = synthetic.get("acceptance")
+    coins = "" if asked is None else f" {asked}" if isinstance(asked, str) else f" (coins {asked:g})"
+    yield rate + coins if row["speculation"] else ""
 
 
 def _size(n_bytes: int) -> str:

@@ -118,8 +118,8 @@ def current() -> Output:
     return found or Output()
 
 
-class LoadingLine:
-    """One line on a terminal's stderr, "loading base 43%", for loads that take long enough to be noticed."""
+class StatusLine:
+    """One line on a terminal's stderr while something takes long enough to be noticed."""
 
     DELAY_S = 0.5
 
@@ -127,16 +127,20 @@ class LoadingLine:
         self._began = time.monotonic()
         self._shown = ""
 
-    def __call__(self, member: str, done: float) -> None:
-        """Show how far a member is, or what else is done to it ("timing base"); ``done`` is 0..1."""
+    def show(self, text: str) -> None:
+        """Say what is going on."""
         if on_terminal(sys.stderr) and time.monotonic() - self._began > self.DELAY_S:
-            self._show(f"{member} …" if " " in member else f"loading {member} {done:.0%}")
+            self._write(text)
+
+    def loading(self, member: str, done: float) -> None:
+        """Show how far a member is, or what else is done to it ("timing base"); ``done`` is 0..1."""
+        self.show(f"{member} …" if " " in member else f"loading {member} {done:.0%}")
 
     def clear(self) -> None:
         """Take the line away."""
-        self._show("")
+        self._write("")
 
-    def _show(self, text: str) -> None:
+    def _write(self, text: str) -> None:
         if text != self._shown:
             # Spaces, not an escape sequence: older Windows consoles know none.
             click.echo(f"\r{text.ljust(len(self._shown))}" + ("" if text else "\r"), nl=False, err=True)

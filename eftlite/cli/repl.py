@@ -182,7 +182,7 @@ class Repl:
 
     def _length(self, statistics: Statistics) -> str:
         if statistics.n_tokens == self.limits.max_tokens:
-            return f"cut after {statistics.n_tokens} tokens (/set max_tokens)"
+            return "cut short by max_tokens; /set max_tokens changes it"
         return f"the context of {self.eft.n_ctx} tokens is full: /undo or /clear makes room"
 
 

@@ -36,10 +36,12 @@ class FakeAnswer:
                 raise self._eft.error
             self.statistics.n_tokens += 1
             last = index == len(self._words) - 1
-            length = self.statistics.n_tokens == self._limits.max_tokens
+            length = self.statistics.n_tokens in {self._limits.max_tokens, self._eft.room}
             reason = "length" if length else "stop" if last else None
             self.statistics.finish_reason = reason
-            top = {"eft": (Candidate(index, word, -0.1),)} if self._limits.n_top else None
+            top: dict[str, tuple[Candidate, ...]] | None = None
+            if self._limits.n_top:
+                top = {"eft": (Candidate(index, word, -0.1),)}
             yield TokenEvent(index, word, word.encode(), shift=index / 10, top=top, finish_reason=reason)
             if reason:
                 return
@@ -53,8 +55,9 @@ class FakeEFT:
 
     Attributes:
         asked: every conversation it was asked to answer, with sampling and knobs.
-        fails_at, error: at which word an answer fails, and how.
+        fails_at, error: at which word an answer fails (-1: before the first), and how.
         delay_s: seconds a word takes.
+        room: words until the context is full.
     """
 
     def __init__(self, *answers: str, family: Family = FAMILY) -> None:
@@ -66,6 +69,7 @@ class FakeEFT:
         self.completed: list[list[int]] = []
         self.stopped = threading.Event()
         self.delay_s = 0.0
+        self.room: int | None = None
         self.fails_at: int | None = None
         self.error: Exception = EFTError("broken", "mend it")
         self._answers = list(answers or ("Hello there.",))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from eftlite.cli.answering import stream, timing
+from eftlite.cli.output import StatusLine
 from eftlite.errors import ContextError
 from eftlite.generate import DraftStatistics, Statistics, TokenEvent
 
@@ -52,11 +53,10 @@ def test_failure_is_raised_after_what_came_before() -> None:
         yield TokenEvent(0, "a")
         raise ContextError("too long")
 
-    seen = []
+    events = stream(Slow(), fail)
+    assert next(events).text == "a"
     with pytest.raises(ContextError, match="too long"):
-        for event in stream(Slow(), fail):
-            seen.append(event.text)  # noqa: PERF401  what came before the failure counts
-    assert seen == ["a"]
+        next(events)
 
 
 def test_ctrl_c_ends_the_answer_and_keeps_it() -> None:
@@ -85,10 +85,14 @@ def test_request_to_stop_is_repeated_until_heard() -> None:
 
 def test_ctrl_c_twice_interrupts_and_leaves_no_thread() -> None:
     slow = Slow()
-    with pytest.raises(KeyboardInterrupt):
+
+    def press_twice() -> None:
         for _ in stream(slow, slow.events):
             press()
             press()
+
+    with pytest.raises(KeyboardInterrupt):
+        press_twice()
     assert slow.done.is_set()
     assert not [thread for thread in threading.enumerate() if thread.name == "answer"]
 
@@ -97,7 +101,7 @@ def test_consumer_that_goes_away_ends_the_answer() -> None:
     slow = Slow()
     events = stream(slow, slow.events)
     next(events)
-    events.close()  # type: ignore[attr-defined]  stream is a generator
+    del events
     assert slow.done.is_set()
 
 
@@ -109,9 +113,26 @@ def test_works_outside_the_main_thread() -> None:
     assert [event.text for event in found] == ["a"]
 
 
+def test_long_wait_is_shown_until_the_first_event(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eftlite.cli.output.on_terminal", lambda stream: True)
+    monkeypatch.setattr(StatusLine, "DELAY_S", 0.0)
+
+    def late() -> Iterator[TokenEvent]:
+        time.sleep(0.3)
+        yield TokenEvent(0, "a")
+        time.sleep(0.3)
+        yield TokenEvent(1, "b")
+
+    assert len(list(stream(Slow(), late))) == 2
+    assert capsys.readouterr().err == "\rreading …\r         \r"
+
+
 def test_timing_says_what_it_took() -> None:
+    assert timing(Statistics()) == "no tokens"
     plain = Statistics(n_tokens=1, prompt_s=0.5)
-    assert timing(plain) == "1 tokens · first after 0.50 s"
+    assert timing(plain) == "1 token · first after 0.50 s"
     drafts = DraftStatistics(n_rounds=2, n_drafted=8, n_accepted=6)
     full = Statistics(n_tokens=11, prompt_s=0.5, decode_s=2.0, shift=0.123, drafts=drafts)
     assert timing(full) == "11 tokens · 5.0 tokens/s · first after 0.50 s · shift 0.12 · accepted 75% of 8 drafted"

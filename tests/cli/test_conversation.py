@@ -76,7 +76,7 @@ def test_markdown_shows_both_sides() -> None:
 def test_written_files_are_not_replaced_unless_allowed(tmp_path: Path) -> None:
     name = str(tmp_path / "notes.txt")
     write_new(name, "one", may_replace=False)
-    with pytest.raises(InputError, match="notes.txt: there is such a file"):
+    with pytest.raises(InputError, match=r"notes\.txt: there is such a file"):
         write_new(name, "two", may_replace=False)
     assert read_text(name) == "one"
     write_new(name, "two", may_replace=True)

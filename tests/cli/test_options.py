@@ -43,7 +43,7 @@ def test_family_file(tmp_path: Path) -> None:
         ({"family": "missing.toml"}, "missing.toml"),
     ],
 )
-def test_contradictions_are_named(named: dict[str, str], complaint: str) -> None:
+def test_contradictions_are_named(named: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         Members(**named).resolve()
 

@@ -16,18 +16,18 @@ from click.testing import CliRunner
 from eftlite import __version__
 from eftlite.cli import VERBS, program
 from eftlite.cli.errors import guarded
-from eftlite.cli.output import LoadingLine, Output, printable
+from eftlite.cli.output import Output, StatusLine, printable
 from eftlite.errors import EngineError, InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, "-m", "eftlite"]
 
 
-def run(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
-    """The program as a user starts it."""
-    settings = {"capture_output": True, "text": True, "cwd": ROOT, "timeout": 60, "check": False, **options}
-    result: subprocess.CompletedProcess[str] = subprocess.run([*RUN, *words], **settings)  # type: ignore[call-overload]  mixed
-    return result
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    """The program as a user starts it, with nothing to read."""
+    return subprocess.run(
+        [*RUN, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+    )
 
 
 def test_help_is_quick() -> None:
@@ -55,7 +55,12 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
 def test_version_names_what_matters() -> None:
     result = CliRunner().invoke(program, ["--version"])
     assert result.exit_code == 0
-    for text in (f"eftlite {__version__}", f"llama-cpp-python {metadata.version('llama-cpp-python')}", "devices:", "CPU"):
+    for text in (
+        f"eftlite {__version__}",
+        f"llama-cpp-python {metadata.version('llama-cpp-python')}",
+        "devices:",
+        "CPU",
+    ):
         assert text in result.stdout
 
 
@@ -119,7 +124,9 @@ def test_bugs_keep_their_traceback() -> None:
 
 def test_reader_that_goes_away_is_no_error() -> None:
     """eftlite completion bash | true."""
-    with subprocess.Popen([*RUN, "completion", "bash"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+    with subprocess.Popen(
+        [*RUN, "completion", "bash"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
         assert process.stdout is not None
         process.stdout.close()
         _, stderr = process.communicate(timeout=60)
@@ -165,25 +172,25 @@ def test_long_values_are_wrapped(capsys: pytest.CaptureFixture[str], monkeypatch
 
 
 def test_loading_is_not_shown_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
-    line = LoadingLine()
+    line = StatusLine()
     line.DELAY_S = -1.0
-    line("base", 0.5)
+    line.loading("base", 0.5)
     line.clear()
     assert capsys.readouterr().err == ""
 
 
 def test_loading_line_is_taken_away(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eftlite.cli.output.on_terminal", lambda stream: True)
-    line = LoadingLine()
+    line = StatusLine()
     line.DELAY_S = -1.0
-    line("base", 0.5)
-    line("timing base", 0.0)
+    line.loading("base", 0.5)
+    line.loading("timing base", 0.0)
     line.clear()
     assert capsys.readouterr().err == "\rloading base 50%\rtiming base …   \r             \r"
 
 
 def test_log_of_llama_is_shown_on_request(demo_family: dict[str, Path]) -> None:
     words = ["-v", "run", "Hi", "--base", str(demo_family["base"]), "-n", "1", "-t", "1"]
-    result = run(*words, stdin=subprocess.DEVNULL)
+    result = run(*words)
     assert result.returncode == 0, result.stderr
     assert "llama.cpp: llama_model_loader" in result.stderr

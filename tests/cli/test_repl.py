@@ -13,7 +13,7 @@ from eftlite.cli.commands import COMMANDS, completions
 from eftlite.cli.conversation import Conversation
 from eftlite.errors import ContextError
 from eftlite.settings import Family, Knobs, Limits, Sampling
-from tests.cli.fakes import FakeEFT, conversation
+from tests.cli.fakes import FakeEFT, FakeReader, conversation
 
 Capture = pytest.CaptureFixture[str]
 
@@ -91,19 +91,15 @@ def test_failure_inside_an_answer_keeps_what_there_is(capsys: Capture) -> None:
 
 
 def test_full_context_is_told_with_its_size(capsys: Capture) -> None:
-    class Full(FakeEFT):
-        def chat(self, *args: object, **settings: object) -> object:  # type: ignore[override]  passes all on
-            answer = super().chat(*args, **settings)  # type: ignore[arg-type]  as above
-            answer._limits = Limits(max_tokens=1)
-            return answer
-
-    conversation("Hi", eft=Full("one two"))
+    eft = FakeEFT("one two")
+    eft.room = 1
+    conversation("Hi", eft=eft)
     assert "the context of 64 tokens is full: /undo or /clear makes room" in capsys.readouterr().err
 
 
 def test_token_limit_is_told(capsys: Capture) -> None:
     conversation("Hi", eft=FakeEFT("one two"), limits=Limits(max_tokens=1))
-    assert "cut after 1 tokens (/set max_tokens)" in capsys.readouterr().err
+    assert "cut short by max_tokens" in capsys.readouterr().err
 
 
 # --- seeds and modes ---
@@ -155,7 +151,8 @@ def test_edit_offers_the_last_message() -> None:
     eft = FakeEFT()
     repl = conversation("a", "/edit", "a, changed", eft=eft)
     assert repl.conversation.turns == [("a, changed", "Hello there.")]
-    assert repl.reader.prompts[2] == ("edit> ", "a")  # type: ignore[attr-defined]  the fake's
+    assert isinstance(repl.reader, FakeReader)
+    assert repl.reader.prompts[2] == ("edit> ", "a")
     assert conversation("a", "/edit b").conversation.turns == [("b", "Hello there.")]
     assert conversation("a", "/edit", KeyboardInterrupt).conversation.turns == [("a", "Hello there.")]
 
@@ -245,7 +242,13 @@ def test_help_lists_every_command(capsys: Capture) -> None:
 def test_show(capsys: Capture) -> None:
     conversation("Hi", "/show params", "/show tokens", "/show timing", "/show template")
     out = capsys.readouterr().out
-    for text in ("temperature     0.8", "alpha harmless  0", "2 of 64 tokens", "7 tokens, 0 of them kept", "{{ messages }}"):
+    for text in (
+        "temperature     0.8",
+        "alpha harmless  0",
+        "2 of 64 tokens",
+        "7 tokens, 0 of them kept",
+        "{{ messages }}",
+    ):
         assert text in out
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from click.testing import CliRunner, Result
 from eftlite import EFT
 from eftlite.cli import program
 from eftlite.settings import ModelSettings
+from tests.tiny_gguf import write_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,8 +74,9 @@ def test_nothing_to_answer_is_refused() -> None:
 
 
 def test_raw_leaves_the_template_out() -> None:
-    assert as_json("Hello!", "--raw", "-n", "1")["usage"]["prompt_tokens"] < (
-        as_json("Hello!", "-n", "1")["usage"]["prompt_tokens"]
+    assert (
+        as_json("Hello!", "--raw", "-n", "1")["usage"]["prompt_tokens"]
+        < (as_json("Hello!", "-n", "1")["usage"]["prompt_tokens"])
     )
 
 
@@ -91,7 +92,9 @@ def test_modes_use_only_their_member() -> None:
 
 
 def test_alpha_0_is_the_base() -> None:
-    assert as_json("Hello!", "-n", "8", "--alpha", "0")["text"] == as_json("Hello!", "-n", "8", "--mode", "base")["text"]
+    assert (
+        as_json("Hello!", "-n", "8", "--alpha", "0")["text"] == as_json("Hello!", "-n", "8", "--mode", "base")["text"]
+    )
 
 
 def test_same_seed_same_answer() -> None:
@@ -153,13 +156,13 @@ def test_missing_file_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_keeps_what_was_printed() -> None:
-    """In a process of its own, as in a terminal."""
-    words = ["run", "Tell", "--temperature", "100", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--no-speculative"]
-    command = [sys.executable, "-m", "eftlite", *words, "--n-ctx", "0", "--seed", "1"]
-    # No end token can end this answer: only Ctrl+C and the context.
+def test_ctrl_c_keeps_what_was_printed(tmp_path: Path) -> None:
+    """In a process of its own, as in a terminal; a random model, greedy, goes in circles and never ends by itself."""
+    model = tmp_path / "endless.gguf"
+    write_model(model, seed=1, n_ctx=100_000)
+    words = ["run", "--raw", "Tell", "--base", str(model), "--n-ctx", "0", "--temperature", "0", "-t", "1"]
     with subprocess.Popen(
-        command,
+        [sys.executable, "-m", "eftlite", *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -169,10 +172,7 @@ def test_ctrl_c_keeps_what_was_printed() -> None:
         assert process.stdout is not None
         first = process.stdout.read(20)
         process.send_signal(signal.SIGINT)
-        began = time.monotonic()
         rest, stderr = process.communicate(timeout=60)
     assert len(first) == 20
     assert rest.endswith(b"\n")
-    assert process.returncode in {130, 0}
-    assert process.returncode == 130 or time.monotonic() - began < 1, "it ended before the signal came"
-    assert stderr == b""
+    assert (process.returncode, stderr) == (130, b"")

@@ -1,0 +1,1 @@
+"""The recipe of the bundled family: world, tokenizer, models, export, evaluation."""
