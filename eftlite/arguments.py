@@ -59,14 +59,25 @@ def sampling_of(arguments: Mapping[str, Any]) -> Sampling:
         **options,
         mirostat=arguments["mirostat_mode"],
         grammar=getattr(grammar, "_grammar", grammar),  # a llama_cpp.LlamaGrammar keeps its text there
-        logit_bias={int(token): float(bias) for token, bias in (arguments["logit_bias"] or {}).items()},
+        logit_bias=_logit_bias(arguments["logit_bias"]),
     )
+
+
+def _logit_bias(biases: Mapping[Any, Any] | None) -> dict[int, float]:
+    """Biases by token id; JSON spells ids as strings."""
+    if biases is not None and not isinstance(biases, Mapping):
+        raise InputError(f"logit_bias: expected a bias for each token id, got {biases!r}")
+    try:
+        return {int(token): float(bias) for token, bias in (biases or {}).items()}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"logit_bias: expected a number for each token id: {error}") from None
 
 
 def limits_of(max_tokens: int | None, stop: str | Sequence[str] | None, n_top: int | None) -> Limits:
     """Limits from llama_cpp.Llama's arguments; ``max_tokens`` None or below 1 means up to the context's end."""
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    return Limits(max_tokens if max_tokens is not None and max_tokens > 0 else None, stops, n_top or 0)
+    stops = (stop,) if isinstance(stop, str) else stop or ()
+    unlimited = isinstance(max_tokens, int) and max_tokens < 1
+    return Limits(None if unlimited else max_tokens, tuple(stops) if isinstance(stops, Sequence) else stops, n_top or 0)
 
 
 def format_grammar(response_format: Mapping[str, Any] | None) -> str | None:

@@ -87,10 +87,9 @@ def measure(
     needed = max(test.n_depth + test.n_prompt + test.n_gen for test in plan.tests) + _ROOM
     if plan.n_ctx and plan.n_ctx < needed - _ROOM:
         raise InputError(f"n_ctx: expected at least the {needed - _ROOM} tokens of the longest test, got {plan.n_ctx}")
-    engine = load(
-        family, plan.n_ctx or needed, 1, settings or ModelSettings(), lambda name, _: report(f"loading {name}"),
-        plan.drafter_file,
-    )  # fmt: skip  # a table that reads across
+    n_ctx = needed if plan.n_ctx is None else plan.n_ctx
+    settings = ModelSettings() if settings is None else settings
+    engine = load(family, n_ctx, 1, settings, lambda name, _: report(f"loading {name}"), plan.drafter_file)
     try:
         yield from Bench(engine, family, plan, random_weights, report).rows()
     finally:
@@ -286,9 +285,8 @@ class Bench:
         how = contender.speculation
         if how is None or not test.n_gen or test.n_depth or "lookup" in how.drafter:
             return None
-        price = costs(
-            self._engine.ensemble, needed, contender.samples[-1].drafter, dict(curves), (0.0, 0.0), how.rule
-        )  # fmt: skip
+        drafter = contender.samples[-1].drafter
+        price = costs(self._engine.ensemble, needed, drafter, dict(curves), (0.0, 0.0), how.rule)
         seconds = seconds_per_token(price, acceptance or 0.0, max(how.max_draft, how.n_draft or 0))
         return speed * (min(seconds) if how.n_draft is None else seconds[how.n_draft])
 

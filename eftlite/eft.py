@@ -115,14 +115,14 @@ class EFT(LlamaMethods):
             alphas[0] = alpha
         self.knobs = Knobs(tuple(alphas), beta, conservative_p)
         self.speculation = Speculation(enabled=speculative) if isinstance(speculative, bool) else speculative
-        if drafter is not None and self.speculation.drafter == "auto":
-            self.speculation = replace(self.speculation, drafter="drafter")
         if verbose:
             log_to_stderr()
         self._seeds = None if seed is None else random.Random(seed)  # noqa: S311  # repeatable, not secret
         self._prompt_style = prompt_style
         self._lock = threading.Lock()
         self._engine = load(self.family, n_ctx, n_slots, settings_of(settings, model_settings), progress, drafter)
+        if self._engine.drafter is not None and self.speculation.drafter == "auto":
+            self.speculation = replace(self.speculation, drafter=self._engine.drafter)
         self._planner = Planner(
             self._engine, self.speculation, None if progress is None else lambda name: progress(f"timing {name}", 0.0)
         )

@@ -29,6 +29,7 @@ class Engine:
 
     Attributes:
         models: distinct models, in members' order.
+        drafter: name of the member that was loaded for drafting; another name if it plays a role as well.
         first_tuned: index of the first delta's tuned model, or None for a base alone.
     """
 
@@ -37,6 +38,7 @@ class Engine:
     composite: Composite
     shared: SharedVocabulary
     cancel: CancelFlag
+    drafter: str | None = None
 
     @property
     def first_tuned(self) -> int | None:
@@ -67,7 +69,7 @@ def load(
         n_slots: independent texts.
         settings: for all members, or by role: "base", "tuned", "reference", or a member's name.
         progress: called with a member's name and 0..1.
-        drafter: path of one more model of the same vocabulary, which only drafts; its member's name is "drafter".
+        drafter: path of one more model of the same vocabulary, which only drafts; a member's own path is allowed.
 
     Raises:
         InputError: a size out of range, or settings for a member that there is not.
@@ -97,7 +99,8 @@ def load(
         ensemble = Ensemble(members, roles, shared, _side_by_side(models))
         undo.pop_all()
     composite = Composite(shared.n_vocab, shared.control, shared.masked)
-    return Engine(models, ensemble, composite, shared, cancel)
+    drafting = None if drafter is None else names[_identity(drafter)]
+    return Engine(models, ensemble, composite, shared, cancel, drafting)
 
 
 def member_names(family: Family) -> dict[str, str]:

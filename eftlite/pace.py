@@ -29,7 +29,7 @@ BLIND_MEMORY = 0.99  # the same for a plain step that observed nothing; the esti
 HYSTERESIS = 0.01  # the gain that makes another draft length worth a change
 
 ALLOWANCE = 0.01  # of the time of plain steps, for finding out whether drafts pay again
-START, CAP = 4.0, 64.0  # plain steps' time: in the purse at first, and at most
+START, CAP = 2.0, 64.0  # plain steps' time: in the purse at first, and at most
 
 DRIFT_RATE = 1.0 / 16.0  # of measured against predicted times
 DRIFT_IGNORED = 1.05

@@ -6,7 +6,7 @@ Knows numbers and words, never models: no file is opened here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,8 +33,20 @@ def _check_integer(name: str, value: int, low: int, high: int) -> None:
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise InputError unless value is one of choices."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise InputError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def _check_flag(name: str, value: bool | None, optional: bool = False) -> None:
+    """Raise InputError unless value is True or False, or None where that is ``optional``."""
+    if not isinstance(value, bool) and not (optional and value is None):
+        raise InputError(f"{name}: expected True or False{' or None' * optional}, got {value!r}")
+
+
+def _check_text(name: str, value: str) -> None:
+    """Raise InputError unless value is a string."""
+    if not isinstance(value, str):
+        raise InputError(f"{name}: expected a string, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,16 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         _check_integer("n_gpu_layers", self.n_gpu_layers, -1, 1_000_000)
+        _check_integer("main_gpu", self.main_gpu, 0, 1024)
+        if self.tensor_split is not None:
+            if isinstance(self.tensor_split, str) or not isinstance(self.tensor_split, Sequence):
+                raise InputError(f"tensor_split: expected a share for each device, got {self.tensor_split!r}")
+            for share in self.tensor_split:
+                _check_number("tensor_split", share, 0.0, 1e6)
+        for name in ("offload_kqv", "use_mmap", "use_mlock", "swa_full"):
+            _check_flag(name, getattr(self, name))
+        for name in ("flash_attn", "use_extra_bufts"):
+            _check_flag(name, getattr(self, name), optional=True)
         _check_integer("n_threads", self.n_threads, 0, 512)
         _check_integer("n_threads_batch", self.n_threads_batch, 0, 512)
         _check_integer("n_batch", self.n_batch, 1, 1 << 20)
@@ -131,6 +153,10 @@ class Knobs:
     allow_negative: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.alphas, str) or not isinstance(self.alphas, Sequence):
+            raise InputError(f"alphas: expected a number for each delta, got {self.alphas!r}")
+        _check_flag("control_tokens", self.control_tokens)
+        _check_flag("allow_negative", self.allow_negative)
         for alpha in self.alphas:
             _check_number("alpha", alpha, -100.0, 100.0)
             if alpha < 0 and not self.allow_negative:
@@ -190,10 +216,14 @@ class Sampling:
         _check_integer("mirostat", self.mirostat, 0, 2)
         _check_number("mirostat_tau", self.mirostat_tau, 0.0, 100.0)
         _check_number("mirostat_eta", self.mirostat_eta, 0.0, 100.0)
+        if not isinstance(self.logit_bias, Mapping):
+            raise InputError(f"logit_bias: expected a bias for each token id, got {self.logit_bias!r}")
         for token_id, bias in self.logit_bias.items():
             _check_integer("logit_bias token id", token_id, 0, 1 << 24)
             if isinstance(bias, bool) or not isinstance(bias, int | float) or math.isnan(bias) or bias == math.inf:
                 raise InputError(f"logit_bias of token {token_id}: expected a number or -inf, got {bias!r}")
+        if self.grammar is not None:
+            _check_text("grammar", self.grammar)
         if self.seed is not None:
             _check_integer("seed", self.seed, 0, MAX_SEED)
 
@@ -217,6 +247,8 @@ class Speculation:
     max_draft: int = 16
 
     def __post_init__(self) -> None:
+        _check_flag("enabled", self.enabled)
+        _check_text("drafter", self.drafter)
         _check_choice("rule", self.rule, RULES)
         _check_integer("max_draft", self.max_draft, 1, 64)
         if self.n_draft is not None:
@@ -238,8 +270,12 @@ class Limits:
         if self.max_tokens is not None:
             _check_integer("max_tokens", self.max_tokens, 0, 1 << 30)
         _check_integer("n_top", self.n_top, 0, 100)
-        if any(not text for text in self.stop):
-            raise InputError("stop: expected non-empty strings, got an empty one")
+        if isinstance(self.stop, str) or not isinstance(self.stop, Sequence):
+            raise InputError(f"stop: expected a list of strings, got {self.stop!r}")
+        for text in self.stop:
+            _check_text("stop", text)
+            if not text:
+                raise InputError("stop: expected non-empty strings, got an empty one")
 
 
 def from_options(cls: type[Any], options: Mapping[str, Any]) -> Any:

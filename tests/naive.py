@@ -1,4 +1,4 @@
-"""Slow, obvious twins of the kernels and rules, in float64 and plain loops; every fast one is compared with its twin."""
+"""Slow, obvious twins of the kernels and rules, in float64 and plain loops."""
 
 from __future__ import annotations
 

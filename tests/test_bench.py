@@ -6,7 +6,7 @@ The models are tiny and run on one thread, since others may be busy; speeds mean
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -192,6 +192,22 @@ def test_depth_is_in_the_caches_before(family: Family, monkeypatch: pytest.Monke
 def test_context_must_hold_the_longest_test(family: Family, n_ctx: int) -> None:
     with pytest.raises(InputError, match="n_ctx: expected at least the 48"):
         run(family, Plan(n_prompt=(8,), n_gen=(0,), n_depth=(40,), n_ctx=n_ctx), SETTINGS)
+
+
+@pytest.mark.parametrize(("n_ctx", "loaded"), [(None, 48 + bench._ROOM), (0, 256), (300, 300)])
+def test_context_is_what_the_tests_need_or_what_was_asked_for(
+    family: Family, n_ctx: int | None, loaded: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    original = bench.Bench.rows
+
+    def spy(self: bench.Bench) -> Iterator[Row]:
+        sizes.append(self._engine.ensemble.n_ctx)
+        return original(self)
+
+    monkeypatch.setattr(bench.Bench, "rows", spy)
+    run(family, Plan((8,), (0,), (40,), 1, ("base",), n_ctx=n_ctx), SETTINGS)
+    assert sizes == [loaded]
 
 
 def test_text_that_ends_early_is_no_result(family: Family) -> None:

@@ -24,7 +24,9 @@ def eft(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EFT]:
         yield made
 
 
-def said(eft: EFT, speculation: Speculation | None = None, sampling: Sampling = GREEDY, knobs: Knobs | None = None) -> str:
+def said(
+    eft: EFT, speculation: Speculation | None = None, sampling: Sampling = GREEDY, knobs: Knobs | None = None
+) -> str:
     """What an answer's statistics say of speculation."""
     answer = eft.complete("ab", sampling=sampling, limits=Limits(6), speculation=speculation, knobs=knobs)
     answer.text()
@@ -106,9 +108,7 @@ def test_drafts_fit_into_one_batch(tmp_path: Path, n_draft: int, n_batch: int, l
     """Longer than max_draft's default, than the rows that a decode keeps, than the batch."""
     with tiny_eft(tmp_path, n_batch=n_batch) as eft:
         plain = eft.complete("ab", sampling=GREEDY, limits=Limits(100), speculation=Speculation(enabled=False)).text()
-        answer = eft.complete(
-            "ab", sampling=GREEDY, limits=Limits(100), speculation=Speculation(n_draft=n_draft)
-        )
+        answer = eft.complete("ab", sampling=GREEDY, limits=Limits(100), speculation=Speculation(n_draft=n_draft))
         assert answer.text() == plain
         drafts = answer.statistics.drafts
         assert drafts is not None
@@ -127,7 +127,7 @@ def test_curves_are_measured_once_and_kept(tmp_path: Path) -> None:
         with tiny_eft(tmp_path, speculative=True, progress=progress) as eft, watched_decodes() as seen:
             assert said(eft) == "tuned, gumbel"
             assert seen.n_tokens < 100
-    assert told == ["timing base", "timing tuned", "timing reference"]
+    assert told == ["timing base"]  # the three are of one shape and share the curve
 
 
 def test_a_damaged_store_is_measured_again(tmp_path: Path, user_directories: Path) -> None:

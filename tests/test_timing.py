@@ -113,7 +113,9 @@ def test_rows_take_time_too() -> None:
 CURVES = {name: CostCurve.of({1: seconds}) for name, seconds in (("base", 4.0), ("tuned", 2.0), ("reference", 1.0))}
 
 
-def price(needed: tuple[int, ...], drafter: int | None, rule: str = "gumbel", ensemble: Ensemble | None = None) -> object:
+def price(
+    needed: tuple[int, ...], drafter: int | None, rule: str = "gumbel", ensemble: Ensemble | None = None
+) -> object:
     """Costs of these members, with rows that cost nothing."""
     return costs(ensemble or fake_ensemble(), needed, drafter, CURVES, (0.0, 0.0), rule)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eftlite.cli.output import StatusLine
+from eftlite.cli.output import LoadingLine
 from eftlite.cli.verb import AnswerOption, ModelOption
 from eftlite.errors import InputError
 from eftlite.settings import KV_TYPES, Delta, Family, Knobs, Limits, ModelSettings, Sampling, from_options
@@ -80,9 +80,9 @@ class Members:
             raise InputError(f"--n-ctx: expected a number of tokens, or 0 for all the models take, got {self.n_ctx}")
         from eftlite.eft import EFT
 
-        line = StatusLine()
+        line = LoadingLine()
         try:
-            return EFT(family=family, n_ctx=self.n_ctx, settings=settings, progress=line.loading, **options)
+            return EFT(family=family, n_ctx=self.n_ctx, settings=settings, progress=line, **options)
         finally:
             line.clear()
 

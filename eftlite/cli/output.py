@@ -132,10 +132,6 @@ class StatusLine:
         if on_terminal(sys.stderr) and time.monotonic() - self._began > self.DELAY_S:
             self._write(text)
 
-    def loading(self, member: str, done: float) -> None:
-        """Show how far a member is, or what else is done to it ("timing base"); ``done`` is 0..1."""
-        self.show(f"{member} …" if " " in member else f"loading {member} {done:.0%}")
-
     def clear(self) -> None:
         """Take the line away."""
         self._write("")
@@ -145,3 +141,11 @@ class StatusLine:
             # Spaces, not an escape sequence: older Windows consoles know none.
             click.echo(f"\r{text.ljust(len(self._shown))}" + ("" if text else "\r"), nl=False, err=True)
             self._shown = text
+
+
+class LoadingLine(StatusLine):
+    """Says how loading goes on: "loading base 43%"."""
+
+    def __call__(self, member: str, done: float) -> None:
+        """Show how far a member is, or what else is done to it ("timing base"); ``done`` is 0..1."""
+        self.show(f"{member} …" if " " in member else f"loading {member} {done:.0%}")

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from eftlite import __version__
 from eftlite.cli import VERBS, program
 from eftlite.cli.errors import guarded
-from eftlite.cli.output import Output, StatusLine, printable
+from eftlite.cli.output import LoadingLine, Output, printable
 from eftlite.errors import EngineError, InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,19 +172,19 @@ def test_long_values_are_wrapped(capsys: pytest.CaptureFixture[str], monkeypatch
 
 
 def test_loading_is_not_shown_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
-    line = StatusLine()
+    line = LoadingLine()
     line.DELAY_S = -1.0
-    line.loading("base", 0.5)
+    line("base", 0.5)
     line.clear()
     assert capsys.readouterr().err == ""
 
 
 def test_loading_line_is_taken_away(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eftlite.cli.output.on_terminal", lambda stream: True)
-    line = StatusLine()
+    line = LoadingLine()
     line.DELAY_S = -1.0
-    line.loading("base", 0.5)
-    line.loading("timing base", 0.0)
+    line("base", 0.5)
+    line("timing base", 0.0)
     line.clear()
     assert capsys.readouterr().err == "\rloading base 50%\rtiming base …   \r             \r"
 
