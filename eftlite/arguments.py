@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,19 @@ def _logit_bias(biases: Mapping[Any, Any] | None) -> dict[int, float]:
         return {int(token): float(bias) for token, bias in (biases or {}).items()}
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"logit_bias: expected a number for each token id: {error}") from None
+
+
+def token_ids(prompt: Sequence[int], n_vocab: int) -> list[int]:
+    """A prompt's token ids; bytes are no ids, although they are numbers."""
+    try:
+        if isinstance(prompt, bytes | bytearray | memoryview):
+            raise TypeError("bytes")
+        ids = [index(token) for token in prompt]
+    except TypeError as error:
+        raise InputError(f"prompt: expected a text or token ids, got {error}") from None
+    if any(not 0 <= token < n_vocab for token in ids):
+        raise InputError(f"prompt: expected token ids from 0 to {n_vocab - 1}, got one outside")
+    return ids
 
 
 def limits_of(max_tokens: int | None, stop: str | Sequence[str] | None, n_top: int | None) -> Limits:

@@ -82,16 +82,23 @@ class LlamaMethods:
         mirostat_tau: float = 5.0,
         mirostat_eta: float = 0.1,
         model: str | None = None,
+        stopping_criteria: None = None,
+        logits_processor: None = None,
         grammar: Any = None,
         logit_bias: Mapping[int, float] | None = None,
         knobs: Knobs | None = None,
     ) -> dict[str, Any] | Iterator[dict[str, Any]]:
         """Continue a text; arguments and result as ``llama_cpp.Llama.create_completion``, plus ``knobs``.
 
-        ``max_tokens`` None or below 1 goes on to the context's end. ``suffix`` and ``tfs_z`` cannot be honoured and
-        are refused.
+        ``max_tokens`` None or below 1 goes on to the context's end. ``suffix``, ``stopping_criteria``,
+        ``logits_processor`` and ``tfs_z`` cannot be honoured and are refused.
         """
-        refuse(suffix=suffix, tfs_z=None if tfs_z == 1.0 else tfs_z)
+        refuse(
+            suffix=suffix,
+            stopping_criteria=stopping_criteria,
+            logits_processor=logits_processor,
+            tfs_z=None if tfs_z == 1.0 else tfs_z,
+        )
         sampling = sampling_of(locals())
         limits = limits_of(max_tokens, stop, logprobs)
         echoed = (
@@ -128,6 +135,7 @@ class LlamaMethods:
         mirostat_tau: float = 5.0,
         mirostat_eta: float = 0.1,
         model: str | None = None,
+        logits_processor: None = None,
         grammar: Any = None,
         logit_bias: Mapping[int, float] | None = None,
         logprobs: bool | None = None,
@@ -136,14 +144,15 @@ class LlamaMethods:
     ) -> dict[str, Any] | Iterator[dict[str, Any]]:
         """Answer a conversation; arguments and result as ``llama_cpp.Llama.create_chat_completion``, plus ``knobs``.
 
-        ``functions``, ``function_call``, ``tool_choice`` and ``tfs_z`` cannot be honoured and are refused; ``tools``
-        reach the template.
+        ``functions``, ``function_call``, ``tool_choice``, ``logits_processor`` and ``tfs_z`` cannot be honoured and are
+        refused; ``tools`` reach the template.
         """
         tool_choice = None if tool_choice in ("auto", "none") else tool_choice
         refuse(
             functions=functions,
             function_call=function_call,
             tool_choice=tool_choice,
+            logits_processor=logits_processor,
             tfs_z=None if tfs_z == 1.0 else tfs_z,
         )
         grammar = grammar or format_grammar(response_format)

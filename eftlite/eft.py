@@ -16,8 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from eftlite.arguments import family_of, settings_of
+from eftlite.arguments import family_of, settings_of, token_ids
 from eftlite.compat import LlamaMethods, Messages
+from eftlite.ensemble import Text
 from eftlite.errors import EngineError, InputError
 from eftlite.family import bundled_family
 from eftlite.generate import Decoder, Statistics, TokenEvent, plain
@@ -45,10 +46,10 @@ class Answer:
         statistics: complete once the events are exhausted.
     """
 
-    def __init__(self, eft: EFT, decoder: Decoder, rounds: Rounds | None, seed: int) -> None:
+    def __init__(self, eft: EFT, decoder: Decoder, rounds: Rounds | None, seed: int, text: Text) -> None:
         self.seed = seed
         self.statistics: Statistics = decoder.statistics
-        self._events = eft._decode(decoder, rounds)  # noqa: SLF001  # one object in two parts
+        self._events = eft._decode(decoder, rounds, text)  # noqa: SLF001  # one object in two parts
 
     def __iter__(self) -> Iterator[TokenEvent]:
         return self._events
@@ -107,7 +108,7 @@ class EFT(LlamaMethods):
         model_path: str | None = None,
         **model_settings: Any,
     ) -> None:
-        self.family = family_of(base or model_path, tuned, reference, family)
+        self.family = family_of(model_path if base is None else base, tuned, reference, family)
         if prompt_style not in PROMPT_STYLES:
             raise InputError(f"prompt_style: expected one of {', '.join(PROMPT_STYLES)}, got {prompt_style!r}")
         alphas = [delta.alpha for delta in self.family.deltas]
@@ -123,9 +124,12 @@ class EFT(LlamaMethods):
         self._engine = load(self.family, n_ctx, n_slots, settings_of(settings, model_settings), progress, drafter)
         if self._engine.drafter is not None and self.speculation.drafter == "auto":
             self.speculation = replace(self.speculation, drafter=self._engine.drafter)
-        self._planner = Planner(
-            self._engine, self.speculation, None if progress is None else lambda name: progress(f"timing {name}", 0.0)
-        )
+        report = None if progress is None else lambda name: progress(f"timing {name}", 0.0)
+        try:
+            self._planner = Planner(self._engine, self.speculation, report)
+        except BaseException:  # measuring takes seconds, in which Ctrl+C may come
+            self._engine.close()
+            raise
         self._speaker = self._engine.models[self._engine.first_tuned or 0]
         self._template_source = template or self.family.template
         self._template: Template | None = None
@@ -205,10 +209,8 @@ class EFT(LlamaMethods):
         slot: int = 0,
     ) -> Answer:
         """Continue a text or token ids; see ``chat``."""
-        ids = list(prompt) if not isinstance(prompt, str) else self._text_ids(prompt)
+        ids = self._text_ids(prompt) if isinstance(prompt, str) else token_ids(prompt, self.n_vocab)
         ids = ids or [max(self._speaker.bos, 0)]
-        if any(not 0 <= token < self.n_vocab for token in ids):
-            raise InputError(f"prompt: expected token ids from 0 to {self.n_vocab - 1}, got one outside")
         prompts = [ids] * len(self._engine.ensemble.members)
         return self._answer(prompts, sampling, limits, knobs, speculation, slot)
 
@@ -233,6 +235,7 @@ class EFT(LlamaMethods):
         with self._lock:
             engine.cancel.clear()
             reused = engine.ensemble.begin(slot, prompts)
+            text = engine.ensemble.texts[slot]
         limits = replace(limits, stop=(*limits.stop, *self._stops()))
         sampler = Sampler(sampling, self._speaker, engine.shared.n_vocab, seed)
         decoder = Decoder(
@@ -247,11 +250,10 @@ class EFT(LlamaMethods):
             self._speaker.piece,
         )
         decoder.statistics.n_reused = reused
-        return Answer(self, decoder, self._planner.rounds(decoder, speculation or self.speculation), seed)
+        return Answer(self, decoder, self._planner.rounds(decoder, speculation or self.speculation), seed, text)
 
-    def _decode(self, decoder: Decoder, rounds: Rounds | None) -> Iterator[TokenEvent]:
+    def _decode(self, decoder: Decoder, rounds: Rounds | None, text: Text) -> Iterator[TokenEvent]:
         """The decoder's events, each made under the lock and only while the slot still holds its text."""
-        text = self._engine.ensemble.texts[decoder.slot]
         if decoder.limits.max_tokens == 0:
             decoder.statistics.finish_reason = "length"
             return

@@ -31,6 +31,7 @@ class Candidate:
     id: int
     text: str
     logprob: float
+    piece: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -257,9 +258,10 @@ class Decoder:
         n = min(self.limits.n_top, len(scores))
         best = np.argpartition(-scores, n - 1)[:n]  # (n,)
         ordered = sorted((-float(scores[i]), int(i)) for i in best)
+        pieces = [self._piece(token) for _, token in ordered]
         return tuple(
-            Candidate(token, self._piece(token).decode("utf-8", "replace"), -score - normaliser)
-            for score, token in ordered
+            Candidate(token, piece.decode("utf-8", "replace"), -score - normaliser, piece)
+            for (score, token), piece in zip(ordered, pieces, strict=True)
         )
 
     # ---- the end

@@ -30,6 +30,9 @@ C3, C4, C5 = np.float32(0.05550713275066591), np.float32(0.009675541502615069), 
 ROUNDER = np.float32(12582912.0)
 # Below 2**-126 numbers are denormal: smaller exponentials are given this value, 1.2e-38, instead.
 SMALLEST = np.float32(-126.0)
+# Larger exponents would run into the sign bit; they are cut here, and the sum's size tells (see _add_exp).
+LARGEST = np.float32(126.0)
+TOO_MUCH = np.float32(2.0**125)
 NEG_INF = np.float32(-np.inf)
 
 
@@ -56,8 +59,9 @@ def _float_to_bits(typingctx: Any, value: Any) -> Any:
 # No "reassoc" here: it would cancel the rounding trick.
 @njit(cache=True, nogil=True, fastmath={"contract", "nsz"})
 def _exp2(y: float) -> float:
-    """2**y for float32 y < 127."""
+    """2**y for float32 y, cut to the range of normal numbers."""
     y = SMALLEST if y < SMALLEST else y  # in this order NaN stays NaN
+    y = LARGEST if y > LARGEST else y
     rounded = y + ROUNDER
     f = y - (rounded - ROUNDER)
     p = ((((C5 * f + C4) * f + C3) * f + C2) * f + C1) * f + C0
@@ -118,7 +122,15 @@ def exp_row(row: np.ndarray, peak: float, out: np.ndarray) -> float:
 
 @njit(cache=True, nogil=True)
 def _add_exp(block: np.ndarray, peak: float, total: float) -> tuple[float, float]:
-    """Online Σ exp: the largest entry so far and the sum of exponentials relative to it, with ``block`` added."""
+    """Online Σ exp: a peak and the sum of exponentials relative to it, with ``block`` added.
+
+    Any peak not too far below the largest entry serves; so the block's own is looked for only at the start and when
+    the sum says that the present one is too low, or that an entry is not a number.
+    """
+    if peak != NEG_INF:
+        part = _block_sum_exp(block, peak)
+        if part < TOO_MUCH:
+            return peak, total + part
     higher = _block_max(block)
     if not higher <= peak:  # written so that NaN becomes the peak and shows
         total *= np.exp(peak - higher)
@@ -295,22 +307,12 @@ def total_variation(
 
 
 @njit(cache=True, nogil=True)
-def fill_candidates(row: np.ndarray, ids: np.ndarray, logits: np.ndarray, probabilities: np.ndarray) -> None:
-    """Lay a row out as llama.cpp's candidate array. row: (n,); the others are (n,) strided views of its fields."""
+def fill_candidates(row: np.ndarray, words: np.ndarray) -> None:
+    """Lay a row out as llama.cpp's candidates: id, logit, probability. row: (n,); words: (n, 3) int32, C order."""
     for i in range(row.shape[0]):
-        ids[i] = i
-        logits[i] = row[i]
-        probabilities[i] = np.float32(0.0)
-
-
-@njit(cache=True, nogil=True)
-def argmax(row: np.ndarray) -> int:
-    """Index of the largest entry, the lowest on ties; row: (n,) float32."""
-    peak = row_max(row)
-    for i in range(row.shape[0]):
-        if row[i] == peak:
-            return i
-    return -1
+        words[i, 0] = i
+        words[i, 1] = _float_to_bits(row[i])
+        words[i, 2] = 0
 
 
 @njit(cache=True, nogil=True)

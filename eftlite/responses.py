@@ -89,7 +89,7 @@ def _chat_logprobs(events: list[TokenEvent], n: int) -> dict[str, Any]:
     content = [
         {
             **entry(event.piece, event.logprob),
-            "top_logprobs": [entry(c.text.encode(), c.logprob) for c in _top(event, n)],
+            "top_logprobs": [entry(c.piece, c.logprob) for c in _top(event, n)],
         }
         for event in events
     ]

@@ -50,6 +50,7 @@ class Sampler:
         self.sampling = sampling
         self._model, self._n_vocab, self._seed = model, n_vocab, seed
         self._candidates = np.empty(n_vocab, _CANDIDATE)  # (n_vocab,)
+        self._words = self._candidates.view(np.int32).reshape(n_vocab, 3)  # (n_vocab, 3) the same memory
         self._array: Any = llama_cpp.llama_token_data_array()
         self._chain: Any = None
         self._chain = self._build()
@@ -97,14 +98,15 @@ class Sampler:
         s = self.sampling
         if s.temperature == 0:
             return []
+        # Modulo, since llama.cpp takes the largest 32-bit number for "any seed".
         if s.mirostat == 1:
             return [
                 llama_cpp.llama_sampler_init_mirostat(
-                    self._n_vocab, self._seed & 0xFFFFFFFF, s.mirostat_tau, s.mirostat_eta, _MIROSTAT_M
+                    self._n_vocab, self._seed % 0xFFFFFFFF, s.mirostat_tau, s.mirostat_eta, _MIROSTAT_M
                 )
             ]
         if s.mirostat == 2:
-            return [llama_cpp.llama_sampler_init_mirostat_v2(self._seed & 0xFFFFFFFF, s.mirostat_tau, s.mirostat_eta)]
+            return [llama_cpp.llama_sampler_init_mirostat_v2(self._seed % 0xFFFFFFFF, s.mirostat_tau, s.mirostat_eta)]
         filters = []
         if s.top_k > 0:
             filters.append(llama_cpp.llama_sampler_init_top_k(s.top_k))
@@ -147,7 +149,7 @@ class Sampler:
         """
         if self.sampling.temperature == 0 and not self._n_steps:
             _check_finite(scores)
-            return Law(np.array([kernels.argmax(scores)], np.int32), _CERTAIN)
+            return Law(np.array([int(scores.argmax())], np.int32), _CERTAIN)
         size = self._apply(scores)
         ids = self._candidates["id"][:size]
         logits = self._candidates["logit"][:size]
@@ -169,7 +171,7 @@ class Sampler:
         """Run the chain; returns how many candidates survive, at the front of ``_candidates``."""
         _check_finite(scores)  # llama.cpp sorts, and does not expect NaN
         candidates, array = self._candidates, self._array
-        kernels.fill_candidates(scores, candidates["id"], candidates["logit"], candidates["p"])
+        kernels.fill_candidates(scores, self._words)
         array.data = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(llama_cpp.llama_token_data))
         array.size, array.selected, array.sorted = self._n_vocab, -1, False
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))

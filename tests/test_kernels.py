@@ -56,6 +56,14 @@ def test_log_sum_exp_of_nothing_possible() -> None:
     assert kernels.log_sum_exp(np.full(9, -np.inf, np.float32)) == -math.inf
 
 
+@pytest.mark.parametrize("step", [0.0, 60.0, 87.0, 100.0, 500.0])
+def test_log_sum_exp_with_a_peak_that_climbs_from_block_to_block(step: float) -> None:
+    """The running peak may lag behind; it must not lag too far."""
+    row = np.concatenate([np.linspace(i * step, i * step + 1, kernels.BLOCK, dtype=np.float32) for i in range(5)])
+    for rising in (row, row[::-1].copy()):
+        assert kernels.log_sum_exp(rising) == pytest.approx(naive.log_sum_exp(rising), rel=2e-6, abs=2e-6)
+
+
 @given(arrays(np.float32, st.integers(1, 300), elements=st.floats(-1e4, 1e4, width=32)))
 def test_log_sum_exp_of_anything(row: NDArray[np.float32]) -> None:
     assert kernels.log_sum_exp(row) == pytest.approx(naive.log_sum_exp(row), rel=2e-6, abs=4e-6)
@@ -72,10 +80,9 @@ def test_exponential_is_close_everywhere() -> None:
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_row_max_and_argmax(n: int) -> None:
+def test_row_max(n: int) -> None:
     for row in _rows(n):
         assert kernels.row_max(row) == row.max()
-        assert kernels.argmax(row) == int(row.argmax())  # both take the first of equals
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -125,7 +132,7 @@ def test_total_variation(n: int) -> None:
 def test_candidates_are_laid_out_as_llama_cpp_wants_them() -> None:
     row = np.array([1.0, -np.inf, 3.0], np.float32)
     candidates = np.empty(3, np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)]))
-    kernels.fill_candidates(row, candidates["id"], candidates["logit"], candidates["p"])
+    kernels.fill_candidates(row, candidates.view(np.int32).reshape(3, 3))
     assert candidates.tolist() == [(0, 1.0, 0.0), (1, -math.inf, 0.0), (2, 3.0, 0.0)]
 
 

@@ -203,7 +203,7 @@ def test_a_closed_model_says_so(file: Path) -> None:
 
 
 def test_another_version_of_the_binding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llama_cpp, "__version__", "0.2.99")
+    monkeypatch.setattr(llama, "BINDING_VERSION", "0.2.99")
     with pytest.raises(EngineError, match=r"expected 0\.3\.\d+.*got 0\.2\.99") as caught:
         llama._Library().open()
     assert f"llama-cpp-python=={llama.SUPPORTED[-1]}" in caught.value.hint

@@ -23,7 +23,21 @@ from eftlite.settings import (
 )
 
 CLASSES: tuple[type[Any], ...] = (ModelSettings, Knobs, Sampling, Speculation, Limits)
-NO_NUMBERS = (math.nan, math.inf, -math.inf, 1e308, -1e308, 2**63, -(2**63), True, "1", b"1", [1], Decimal(1), 1j)
+NO_NUMBERS: tuple[object, ...] = (
+    math.nan,
+    math.inf,
+    -math.inf,
+    1e308,
+    -1e308,
+    2**63,
+    -(2**63),
+    True,
+    "1",
+    b"1",
+    [1],
+    Decimal(1),
+    1j,
+)
 
 # Fields by type, found in the classes so that a new one is tried too.
 FIELDS = [(cls, f.name, str(f.type)) for cls in CLASSES for f in dataclasses.fields(cls)]
@@ -32,7 +46,7 @@ NUMBERS = [(cls, name) for cls, name, kind in FIELDS if kind in {"float", "float
 FLAGS = [(cls, name) for cls, name, kind in FIELDS if kind in {"bool", "bool | None"}]
 TEXTS = [(cls, name) for cls, name, kind in FIELDS if kind in {"str", "str | None"}]
 # What is wrong elsewhere is right here.
-FITTING = {"seed": [2**63]}
+FITTING: dict[str, list[object]] = {"seed": [2**63]}
 
 
 def refused(cls: type[Any], name: str, value: object) -> None:
@@ -64,13 +78,15 @@ def test_integers_must_be_whole(cls: type[Any], name: str) -> None:
 
 @pytest.mark.parametrize(("cls", "name"), FLAGS, ids=str)
 def test_flags_must_be_flags(cls: type[Any], name: str) -> None:
-    for value in (0, 1, "yes", 0.0, [], math.nan):
+    values: tuple[object, ...] = (0, 1, "yes", 0.0, [], math.nan)
+    for value in values:
         refused(cls, name, value)
 
 
 @pytest.mark.parametrize(("cls", "name"), TEXTS, ids=str)
 def test_texts_must_be_texts(cls: type[Any], name: str) -> None:
-    for value in (5, 1.5, True, b"lookup", ["q8_0"]):
+    values: tuple[object, ...] = (5, 1.5, True, b"lookup", ["q8_0"])
+    for value in values:
         refused(cls, name, value)
 
 

@@ -90,7 +90,7 @@ def test_what_a_curve_depends_on(model: Model, member: Member) -> None:
     for changed in (
         {"n_threads": 2}, {"n_threads_batch": 3}, {"type_k": "f32"}, {"flash_attn": False}, {"n_ubatch": 64},
     ):  # fmt: skip
-        other = Member(model, 64, settings=replace(SETTINGS, **changed))  # type: ignore[arg-type]  # as named there
+        other = Member(model, 64, settings=replace(SETTINGS, **changed))
         assert curve_key(other) != key
         other.close()
     other = Member(model, 32)

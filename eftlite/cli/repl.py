@@ -140,7 +140,6 @@ class Repl:
 
     def ask(self, question: str) -> None:
         """Answer a question and keep both; what was typed is kept even when it cannot be answered."""
-        self.conversation.unsent = question
         self.last = Last(self.conversation.messages(question))
         try:
             self.answer(self.mode, self.last)

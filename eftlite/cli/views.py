@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nlargest
 from math import exp
 from typing import TYPE_CHECKING
 
-from eftlite.cli.answering import timing
+from eftlite.cli.answering import stream, timing
 from eftlite.cli.changes import setting
 from eftlite.errors import InputError
 from eftlite.settings import Limits, Sampling, Speculation
@@ -107,18 +107,23 @@ def why(repl: Repl, count: int, by_shift: bool) -> None:
     prompt = repl.eft.chat_prompts(last.messages)[0]
     ids = [event.id for event in events]
     for index in indices:
-        _show_choice(repl, events, index, _again(repl, [*prompt, *ids[:index]]))
+        seen = _again(repl, [*prompt, *ids[:index]])
+        if seen.finish_reason == "cancelled":
+            repl.output.note("(stopped)")
+            return
+        _show_choice(repl, events, index, seen)
 
 
 def _again(repl: Repl, ids: list[int]) -> TokenEvent:
-    """What the members say after these tokens."""
-    answer = repl.eft.complete(
-        ids,
-        sampling=Sampling(temperature=0.0),
-        limits=Limits(max_tokens=1, n_top=N_CANDIDATES),
-        speculation=Speculation(enabled=False),
-    )
-    return next(iter(answer))
+    """What the members say after these tokens; a "cancelled" event after Ctrl+C."""
+
+    def begin() -> Iterable[TokenEvent]:
+        limits = Limits(max_tokens=1, n_top=N_CANDIDATES)
+        plainly = Speculation(enabled=False)
+        return repl.eft.complete(ids, sampling=Sampling(temperature=0.0), limits=limits, speculation=plainly)
+
+    *_, event = stream(repl.eft, begin)
+    return event
 
 
 def _show_choice(repl: Repl, events: Sequence[TokenEvent], index: int, seen: TokenEvent) -> None:

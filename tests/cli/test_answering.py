@@ -19,7 +19,7 @@ class Slow:
     """Counts until it is stopped, as a long answer would."""
 
     def __init__(self, wait_s: float = 0.01, deaf: bool = False) -> None:
-        self.stops = 0
+        self.stops = self.made = 0
         self.wait_s, self.deaf = wait_s, deaf
         self.done = threading.Event()
 
@@ -33,6 +33,7 @@ class Slow:
                 if self.stops > (1 if self.deaf else 0):
                     yield TokenEvent(-1, "", finish_reason="cancelled")
                     return
+                self.made += 1
                 yield TokenEvent(i, f"{i} ")
         finally:
             self.done.set()
@@ -103,6 +104,7 @@ def test_consumer_that_goes_away_ends_the_answer() -> None:
     next(events)
     del events
     assert slow.done.is_set()
+    assert slow.made < 100
 
 
 def test_works_outside_the_main_thread() -> None:

@@ -115,6 +115,12 @@ def test_seed_makes_the_whole_conversation_repeatable() -> None:
     assert len(set(runs[0])) == 4
 
 
+def test_other_settings_do_not_repeat_the_seeds() -> None:
+    eft = FakeEFT()
+    conversation("a", "/set temperature 1", "b", eft=eft, sampling=Sampling(seed=1))
+    assert eft.asked[0][1].seed != eft.asked[1][1].seed
+
+
 def test_no_seed_leaves_the_choice_to_the_engine() -> None:
     eft = FakeEFT()
     conversation("a", eft=eft)
@@ -265,7 +271,7 @@ def test_compare_takes_a_question_of_its_own() -> None:
     eft = FakeEFT()
     repl = conversation("/compare Why?", eft=eft)
     assert {asked[0][-1]["content"] for asked in eft.asked} == {"Why?"}
-    assert len({sampling.seed for _, sampling, _ in eft.asked[1:]}) == 1
+    assert [sampling.seed for _, sampling, _ in eft.asked] == [None, 11, 11]
     assert repl.conversation.turns == []
 
 
@@ -276,6 +282,15 @@ def test_why_looks_at_the_last_tokens_or_the_most_shifted(capsys: Capture) -> No
     out = capsys.readouterr().out
     assert "…a b → ' c', shift 0.00" in out
     assert "90% 'word'" in out
+
+
+def test_why_can_be_stopped(capsys: Capture) -> None:
+    eft = FakeEFT("a b c d")
+    repl = conversation("Hi", eft=eft)
+    eft.stopped.set()
+    repl.handle("/why 4")
+    assert len(eft.completed) == 1
+    assert capsys.readouterr().err.endswith("(stopped)\n")
 
 
 def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
