@@ -76,9 +76,9 @@ def _logit_bias(biases: Mapping[Any, Any] | None) -> dict[int, float]:
 
 def token_ids(prompt: Sequence[int], n_vocab: int) -> list[int]:
     """A prompt's token ids; bytes are no ids, although they are numbers."""
+    if isinstance(prompt, bytes | bytearray | memoryview):
+        raise InputError("prompt: expected a text or token ids, got bytes", "Decode them first")
     try:
-        if isinstance(prompt, bytes | bytearray | memoryview):
-            raise TypeError("bytes")
         ids = [index(token) for token in prompt]
     except TypeError as error:
         raise InputError(f"prompt: expected a text or token ids, got {error}") from None

@@ -115,7 +115,7 @@ class EFT(LlamaMethods):
         if alpha is not None and alphas:
             alphas[0] = alpha
         self.knobs = Knobs(tuple(alphas), beta, conservative_p)
-        self.speculation = Speculation(enabled=speculative) if isinstance(speculative, bool) else speculative
+        self.speculation = speculative if isinstance(speculative, Speculation) else Speculation(enabled=speculative)
         if verbose:
             log_to_stderr()
         self._seeds = None if seed is None else random.Random(seed)  # noqa: S311  # repeatable, not secret

@@ -107,6 +107,22 @@ def devices() -> list[dict[str, Any]]:
     return found
 
 
+def build() -> str:
+    """llama.cpp's version and ggml's with its commit, e.g. ``0.5.0-dev, ggml 0.25.3 0c1e570``."""
+    from llama_cpp._ggml import libggml
+    from llama_cpp.llama_cpp import _lib
+
+    def text(library: ctypes.CDLL, name: str) -> str:
+        try:
+            function = library[name]
+        except AttributeError:  # older builds do not tell
+            return "unknown"
+        function.restype = ctypes.c_char_p
+        return (function() or b"unknown").decode()
+
+    return f"{text(_lib, 'llama_version')}, ggml {text(libggml, 'ggml_version')} {text(libggml, 'ggml_commit')}"
+
+
 def system_info() -> str:
     """What this build of llama.cpp was compiled for, e.g. ``CPU : SSE3 = 1 | AVX = 1 | …``."""
     library.open()

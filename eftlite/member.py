@@ -190,6 +190,7 @@ class Member:
             llama_cpp.llama_free(self._handle)
             self._handle = self._memory = None
             self._rows = (0, 0, 0, 0)
+            self.slots = [[] for _ in self.slots]
 
     @property
     def max_rows(self) -> int:

@@ -91,7 +91,7 @@ def _measure(member: Member) -> CostCurve:
         single = decode(1)
         most = min(member.max_rows, member.n_ctx - prefix - 1)
         sizes = [n for n in (CURVE_SIZES if single < SLOW_S else FEW_SIZES) if n <= most] or [1]
-        repetitions = 5 if single < QUICK_S else 2 if single < SLOW_S else 1
+        repetitions = 5 if single < QUICK_S else 2
         return measure(decode, sizes, repetitions)
     finally:
         member.clear(0)

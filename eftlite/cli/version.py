@@ -16,12 +16,12 @@ def version_text() -> str:
 
 
 def _lines() -> Iterator[str]:
-    from eftlite.llama import devices, supports_gpu, system_info
+    from eftlite.llama import build, devices, supports_gpu, system_info
 
     yield f"eftlite {__version__}"
     yield f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     yield f"llama-cpp-python {metadata.version('llama-cpp-python')}"
-    yield f"llama.cpp: {' '.join(system_info().split())}"
+    yield f"llama.cpp {build()}: {' '.join(system_info().split())}"
     yield f"GPU offload: {'yes' if supports_gpu() else 'no, this build computes on the CPU only'}"
     yield "devices:"
     for device in devices():
