@@ -290,7 +290,6 @@ def test_a_closed_member_says_so(model: Model) -> None:
     for use in (
         lambda: member.decode(0, [1]),
         lambda: member.row(0, 3),
-        lambda: member.rewind(0, 1),
         lambda: member.clear(0),
         lambda: member.validate(0),
     ):

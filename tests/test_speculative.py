@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from eftlite.drafting import Drafter, LookupDrafter, LookupThenMember, MemberDrafter
+from eftlite.drafting import Draft, Drafter, LookupDrafter, LookupThenMember, MemberDrafter, Situation
 from eftlite.ensemble import Ensemble
 from eftlite.errors import CacheFullError, Cancelled, EngineError
 from eftlite.generate import Decoder, TokenEvent, plain
 from eftlite.pace import Pace as RealPace
 from eftlite.settings import RULES, Knobs, Limits, Sampling, Speculation
 from eftlite.speculative import FixedPace, Rounds, speculative
-from eftlite.verify import coincidence, overlap
+from eftlite.verify import Law, coincidence, overlap
 from tests import naive
 from tests.exact import ExactNoise, error, leaves
 from tests.fakes import (
@@ -216,14 +216,12 @@ def test_the_enumeration_would_notice_a_wrong_proposal() -> None:
     """A drafter that tells another law than it draws from."""
 
     class Liar(MemberDrafter):
-        def draft(self, situation: object) -> object:  # type: ignore[override]  # as its parent's
-            draft = super().draft(situation)  # type: ignore[arg-type]  # as its parent's
-            draft.proposals = [
-                law._replace(logprobs=np.full(law.ids.size, -math.log(law.ids.size))) for law in draft.proposals
-            ]
+        def draft(self, situation: Situation) -> Draft:
+            draft = super().draft(situation)
+            draft.proposals = [Law(law.ids, np.full(law.ids.size, -math.log(law.ids.size))) for law in draft.proposals]
             return draft
 
-    joint = engine_law("token", 3, 1, lambda ensemble: Liar(ensemble, 1, NO_MASK, 4))  # type: ignore[arg-type,return-value]
+    joint = engine_law("token", 3, 1, lambda ensemble: Liar(ensemble, 1, NO_MASK, 4))
     assert error(joint, fake_law(fake_ensemble(n_vocab=3), 3)) > 1e-3
 
 
