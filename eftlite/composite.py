@@ -69,6 +69,8 @@ class Recipe:
     def of(cls, knobs: Knobs, roles: Roles) -> Recipe:
         """The recipe of ``knobs``; InputError when they do not fit the family."""
         if not roles.deltas:
+            if any(knobs.alphas) or knobs.beta != 1.0 or knobs.conservative_p is not None:
+                raise InputError("knobs: expected none, since a base alone has nothing to combine", "Name a delta")
             weights = [1.0 if member == roles.base else 0.0 for member in range(roles.n_members)]
             return cls(tuple(weights), (roles.base,), roles.base, None, None, knobs)
         if len(knobs.alphas) != len(roles.deltas):

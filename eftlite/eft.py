@@ -112,8 +112,8 @@ class EFT(LlamaMethods):
         if prompt_style not in PROMPT_STYLES:
             raise InputError(f"prompt_style: expected one of {', '.join(PROMPT_STYLES)}, got {prompt_style!r}")
         alphas = [delta.alpha for delta in self.family.deltas]
-        if alpha is not None and alphas:
-            alphas[0] = alpha
+        if alpha is not None:
+            alphas[:1] = [alpha]
         self.knobs = Knobs(tuple(alphas), beta, conservative_p)
         self.speculation = speculative if isinstance(speculative, Speculation) else Speculation(enabled=speculative)
         if verbose:

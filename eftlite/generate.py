@@ -47,6 +47,7 @@ class TokenEvent:
         origin: "plain", or for speculation "accepted", "corrected" (a draft was refused here) or "bonus".
         top: likeliest candidates, by member's name and "eft", when asked for.
         finish_reason: "stop", "length" or "cancelled" at the last event, else None.
+        is_end: the token is an end token, which is no part of the text.
     """
 
     id: int
@@ -57,6 +58,7 @@ class TokenEvent:
     origin: str = "plain"
     top: dict[str, tuple[Candidate, ...]] | None = None
     finish_reason: str | None = None
+    is_end: bool = False
 
 
 @dataclass
@@ -95,6 +97,7 @@ class Statistics:
 
     Attributes:
         n_prompt: tokens of the base's prompt; n_reused of them were still in the cache.
+        n_tokens: decoded, an end token included; n_end_tokens of them (0 or 1) is that end token.
         prompt_s: until the first token; decode_s: from there to the end.
         member_s: seconds in ``llama_decode`` by member's name, prompt included.
         shift: mean of the events' shifts.
@@ -105,6 +108,7 @@ class Statistics:
     n_prompt: int = 0
     n_reused: int = 0
     n_tokens: int = 0
+    n_end_tokens: int = 0
     prompt_s: float = 0.0
     decode_s: float = 0.0
     member_s: dict[str, float] = field(default_factory=dict)
@@ -233,11 +237,13 @@ class Decoder:
             origin=origin,
             top=self._top(scores, normaliser, rows) if self.limits.n_top else None,
             finish_reason=finish,
+            is_end=token in self.end_tokens,
         )
 
     def _advance(self, token: int, piece: bytes, n_ahead: int) -> tuple[str, str | None]:
         """Text that becomes visible with this token, and why the answer ends with it, if it does."""
         if token in self.end_tokens:
+            self.statistics.n_end_tokens = 1
             return self._stream.finish(), "stop"
         text = self._stream.push(piece)
         if self._stream.stopped is not None:

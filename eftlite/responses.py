@@ -45,8 +45,8 @@ def finish_reason(reason: str | None) -> str | None:
 
 
 def usage(statistics: Statistics) -> dict[str, Any]:
-    """Token counts."""
-    n_prompt, n_tokens = statistics.n_prompt, statistics.n_tokens
+    """Token counts; as in llama_cpp.Llama an end token does not count."""
+    n_prompt, n_tokens = statistics.n_prompt, statistics.n_tokens - statistics.n_end_tokens
     return {
         "prompt_tokens": n_prompt,
         "completion_tokens": n_tokens,
@@ -103,7 +103,7 @@ def _top(event: TokenEvent, n: int) -> tuple[Candidate, ...]:
 def _logprobs(shape: Shape, events: list[TokenEvent], offset: int = 0) -> dict[str, Any] | None:
     if shape.n_logprobs is None:
         return None
-    tokens = [event for event in events if event.id >= 0]
+    tokens = [event for event in events if event.id >= 0 and not event.is_end]
     if shape.kind == "chat":
         return _chat_logprobs(tokens, shape.n_logprobs)
     return _completion_logprobs(tokens, shape.n_logprobs, offset)
@@ -143,7 +143,7 @@ def stream(shape: Shape, events: Iterator[TokenEvent], prompt: str = "") -> Iter
         yield _chunk(shape, prompt, None, None)
     reason = None
     for event in events:
-        logprobs = _logprobs(shape, [event], offset) if event.id >= 0 else None
+        logprobs = _logprobs(shape, [event], offset) if event.id >= 0 and not event.is_end else None
         offset += len(event.text)
         reason = event.finish_reason
         if event.text or logprobs:

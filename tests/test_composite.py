@@ -159,3 +159,11 @@ def test_logits_that_are_not_finite_are_an_error(bad: float) -> None:
 def test_knobs_for_another_number_of_deltas_are_refused() -> None:
     with pytest.raises(InputError, match="expected 2, one for each delta, got 1"):
         Recipe.of(Knobs((1.0,)), TWO)
+
+
+def test_knobs_of_a_base_alone_are_refused_rather_than_ignored() -> None:
+    alone = Roles(1, 0, ())
+    assert Recipe.of(Knobs(()), alone).needed == (0,)
+    for knobs in (Knobs((1.0,)), Knobs((), beta=2.0), Knobs((), conservative_p=0.9)):
+        with pytest.raises(InputError, match="base alone"):
+            Recipe.of(knobs, alone)

@@ -188,3 +188,15 @@ def test_finish_reasons_are_openais(ours: str | None, theirs: str | None) -> Non
 def test_usage_adds_up() -> None:
     counts = usage(Statistics(n_prompt=5, n_tokens=2))
     assert counts["total_tokens"] == counts["prompt_tokens"] + counts["completion_tokens"] == 7
+
+
+def test_an_end_token_is_neither_counted_nor_reported() -> None:
+    """As in llama_cpp.Llama."""
+    word = TokenEvent(1, "word", b"word", -0.5)
+    end = TokenEvent(2, "", b"<|end|>", -0.1, finish_reason="stop", is_end=True)
+    statistics = Statistics(n_prompt=5, n_tokens=2, n_end_tokens=1, finish_reason="stop")
+    response = whole(shape("completion", 0), [word, end], statistics, 9)
+    assert response["usage"]["completion_tokens"] == 1
+    assert response["choices"][0]["logprobs"]["tokens"] == ["word"]
+    streamed = list(stream(shape("completion", 0), iter([word, end])))
+    assert [chunk["choices"][0]["text"] for chunk in streamed] == ["word", ""]

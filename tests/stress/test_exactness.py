@@ -169,7 +169,7 @@ def test_acceptance_of_every_rule(demo_eft: EFT, rule: str) -> None:
 
 
 def test_a_cached_prompt_gives_the_text_of_a_fresh_one(demo_eft: EFT) -> None:
-    """Row 10: 100 conversations of two turns, the second begun from what the first left in the cache, and from nothing."""
+    """Row 10: 100 conversations of two turns, the second begun from the first one's cache, and from nothing."""
     n_reused = n_different = 0
     limits = Limits(max_tokens=48)
     questions = list(_prompts(100))
