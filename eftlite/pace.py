@@ -124,6 +124,7 @@ class Pace:
         self._plain_ratio = self._round_ratio = 1.0
         self._current: int | None = None
         self._decided = False
+        self._longest = 1  # unless seen to agree, drafts begin short and grow with what stands
 
     def draft_length(self) -> int:
         """Tokens to draft next; 0 means a plain step."""
@@ -132,7 +133,7 @@ class Pace:
         if not self._decided:
             self._current = best_draft(self.costs, self.acceptance, self.max_draft, self._current, self.drift)
             self._decided = True
-        return self._current or 0
+        return min(self._current or 0, self._longest)
 
     def observe(
         self, drafted: int, accepted: int, overlaps: Sequence[float] | None = None, seconds: float | None = None
@@ -153,6 +154,7 @@ class Pace:
         if not 0 <= accepted <= drafted or drafted < 1:
             raise InputError(f"round: expected 0 <= accepted <= drafted and a draft, got {accepted} of {drafted}")
         self._forget(MEMORY)
+        self._longest = min(max(self._longest, 2 * accepted + 1), self.max_draft)
         reached = min(accepted + 1, drafted, self.max_draft)
         outcomes = [1.0] * accepted + [0.0] if overlaps is None else overlaps
         for i in range(min(reached, len(outcomes))):
@@ -176,6 +178,8 @@ class Pace:
         if overlap is not None:
             self._accepted[0] += overlap
             self._weights[0] += 1.0
+            if overlap > 0.5:
+                self._longest = self.max_draft  # seen to agree: no need to feel the way
         if seconds is not None:
             self._plain_ratio = _follow(self._plain_ratio, seconds / self.costs.plain_s)
         self._earn(ALLOWANCE * self.costs.plain_s)

@@ -268,7 +268,9 @@ def test_a_load_on_the_whole_machine_is_no_news_about_drafts() -> None:
         n_draft = pace.draft_length()
         lengths.append(n_draft)
         if n_draft:
-            pace.observe(n_draft, 2, [0.8] * 3, 2 * costs.round_s(n_draft, 3.0, float(n_draft == 2)))
+            stood = min(n_draft, 2)
+            whole = float(stood == n_draft)
+            pace.observe(n_draft, stood, [0.8] * 3, 2 * costs.round_s(n_draft, stood + 1.0, whole))
         else:
             pace.observe_plain(0.8, 2 * costs.plain_s)
     assert lengths[-200:] == [3] * 200
@@ -346,3 +348,15 @@ def test_a_decision_costs_microseconds() -> None:
         pace.observe(3, 2, [0.8] * 3, 0.2)
         pace.draft_length()
     assert (time.process_time() - began) / 500 < 2e-4
+
+
+def test_a_drafter_of_which_nothing_is_known_begins_short() -> None:
+    """Until something stood, or plain decoding saw that it would, a bad drafter costs as little as a draft can."""
+    pace = Pace(family("3B-q8_0"))
+    assert pace.draft_length() == 1
+    pace.observe(1, 0, [0.0])
+    assert pace.draft_length() <= 1
+    proven, seen = Pace(family("3B-q8_0")), Pace(family("3B-q8_0"))
+    proven.observe(1, 1, [1.0])
+    seen.observe_plain(0.9)
+    assert proven.draft_length() == seen.draft_length() == 3
