@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eftlite.answer import Answer as Answer
     from eftlite.eft import EFT as EFT
-    from eftlite.eft import Answer as Answer
     from eftlite.errors import EFTError as EFTError
-    from eftlite.generate import Candidate as Candidate
-    from eftlite.generate import Statistics as Statistics
-    from eftlite.generate import TokenEvent as TokenEvent
+    from eftlite.events import Candidate as Candidate
+    from eftlite.events import Statistics as Statistics
+    from eftlite.events import TokenEvent as TokenEvent
     from eftlite.settings import Delta as Delta
     from eftlite.settings import Family as Family
     from eftlite.settings import Knobs as Knobs
@@ -27,11 +27,11 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "EFT": "eft",
-    "Answer": "eft",
+    "Answer": "answer",
     "EFTError": "errors",
-    "Candidate": "generate",
-    "Statistics": "generate",
-    "TokenEvent": "generate",
+    "Candidate": "events",
+    "Statistics": "events",
+    "TokenEvent": "events",
     "Delta": "settings",
     "Family": "settings",
     "Knobs": "settings",

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from eftlite import responses
 from eftlite.arguments import format_grammar, limits_of, refuse, sampling_of
-from eftlite.generate import Statistics, TokenEvent
+from eftlite.events import Statistics, TokenEvent
 from eftlite.settings import Family, Knobs, Limits, Sampling
 
 Messages = Sequence[Mapping[str, Any]]

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from eftlite.costs import CostCurve
 from eftlite.errors import InputError
-from eftlite.generate import Decoder, Statistics
+from eftlite.events import Statistics
+from eftlite.generate import Decoder
 from eftlite.loading import Engine, member_names
 from eftlite.noise import ACCEPT
 from eftlite.planning import Planner

@@ -3,32 +3,34 @@
 ``create_completion``, ``create_chat_completion``, ``__call__`` (compat.py), ``tokenize``, ``detokenize`` and ``close``
 have the signatures and result shapes of ``llama_cpp.Llama``, so that code written for one runs with the other.
 
-One request decodes at a time; starting a second answer in the same slot ends the first one's right to go on.
+Answers in different slots may be in the making at once: each event is decoded under one lock, so they take turns.
+Starting a second answer in the same slot ends the first one's right to go on.
 """
 
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from eftlite.answer import Answer, Turns
 from eftlite.arguments import family_of, settings_of, token_ids
 from eftlite.compat import LlamaMethods, Messages
-from eftlite.ensemble import Text
-from eftlite.errors import EngineError, InputError
+from eftlite.composite import Recipe
+from eftlite.errors import ContextError, InputError
+from eftlite.events import TokenEvent
 from eftlite.family import bundled_family
-from eftlite.generate import Decoder, Statistics, TokenEvent, plain
+from eftlite.generate import Decoder
 from eftlite.llama import log_to_stderr
 from eftlite.loading import Progress, load
 from eftlite.noise import Noise, fresh_seed
 from eftlite.planning import Planner
 from eftlite.sampling import Sampler
+from eftlite.scoring import score
 from eftlite.settings import Family, Knobs, Limits, ModelSettings, Sampling, Speculation
-from eftlite.speculative import Rounds, speculative
 from eftlite.template import BUILTIN, TRANSCRIPT_STOP, Template, has_bos, transcript
 from eftlite.text import visible_text
 
@@ -36,27 +38,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on; a dependency of llama-cpp-python
 
 PROMPT_STYLES = ("template", "transcript")
-
-
-class Answer:
-    """One answer: iterate over its events, as they are decoded.
-
-    Attributes:
-        seed: draws the same answer again.
-        statistics: complete once the events are exhausted.
-    """
-
-    def __init__(self, eft: EFT, decoder: Decoder, rounds: Rounds | None, seed: int, text: Text) -> None:
-        self.seed = seed
-        self.statistics: Statistics = decoder.statistics
-        self._events = eft._decode(decoder, rounds, text)  # noqa: SLF001  # one object in two parts
-
-    def __iter__(self) -> Iterator[TokenEvent]:
-        return self._events
-
-    def text(self) -> str:
-        """Decode to the end; returns the visible text of the events not yet taken."""
-        return "".join(event.text for event in self._events)
 
 
 class EFT(LlamaMethods):
@@ -120,8 +101,8 @@ class EFT(LlamaMethods):
             log_to_stderr()
         self._seeds = None if seed is None else random.Random(seed)  # noqa: S311  # repeatable, not secret
         self._prompt_style = prompt_style
-        self._lock = threading.Lock()
         self._engine = load(self.family, n_ctx, n_slots, settings_of(settings, model_settings), progress, drafter)
+        self._turns = Turns(self._engine.cancel)
         if self._engine.drafter is not None and self.speculation.drafter == "auto":
             self.speculation = replace(self.speculation, drafter=self._engine.drafter)
         report = None if progress is None else lambda name: progress(f"timing {name}", 0.0)
@@ -152,6 +133,15 @@ class EFT(LlamaMethods):
         return self._engine.shared.n_vocab
 
     @property
+    def n_slots(self) -> int:
+        """Texts whose caches are kept."""
+        return len(self._engine.ensemble.texts)
+
+    def n_cached(self, prompts: Sequence[Sequence[int]], slot: int) -> int:
+        """Tokens of the base's prompt that a slot's cache already holds."""
+        return self._engine.ensemble.n_cached(slot, prompts)
+
+    @property
     def members(self) -> tuple[str, ...]:
         """The members' names, the base first."""
         return tuple(member.name for member in self._engine.ensemble.members)
@@ -163,14 +153,7 @@ class EFT(LlamaMethods):
 
     def knobs_for(self, mode: str) -> Knobs:
         """Knobs under which one member answers alone: "base", "tuned" or "reference"; "eft" gives the current ones."""
-        n = len(self.family.deltas)
-        if mode == "eft":
-            return self.knobs
-        if mode == "base":
-            return Knobs((0.0,) * n)
-        if mode in ("tuned", "reference") and n:
-            return Knobs((float(mode == "tuned"),) + (0.0,) * (n - 1), beta=0.0)
-        raise InputError(f"mode: expected eft, base, tuned or reference, got {mode!r}")
+        return self.knobs if mode == "eft" else Knobs.alone(mode, len(self.family.deltas))
 
     # ---- answers, event by event
 
@@ -214,9 +197,48 @@ class EFT(LlamaMethods):
         prompts = [ids] * len(self._engine.ensemble.members)
         return self._answer(prompts, sampling, limits, knobs, speculation, slot)
 
+    def score(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        knobs: Knobs | None = None,
+        first: int = 0,
+        n_top: int = 0,
+        slot: int = 0,
+    ) -> Iterator[TokenEvent]:
+        """Log-probabilities of a given text's tokens under the composite, each after those before it.
+
+        Args:
+            first: the first token that is scored; the caches keep what they hold of the text before it.
+            n_top: likeliest candidates of the composite for each token.
+
+        Yields:
+            An event for each token; the very first one of a text has ``logprob`` NaN.
+        """
+        self._check_slot(slot)
+        ids = self._text_ids(prompt) if isinstance(prompt, str) else token_ids(prompt, self.n_vocab)
+        if not 0 <= first < len(ids):
+            raise InputError(f"first: expected a token of the text, 0 to {len(ids) - 1}, got {first}")
+        if len(ids) > self.n_ctx:
+            raise ContextError(
+                f"prompt: expected at most {self.n_ctx} tokens, the context, got {len(ids)}",
+                "Shorten it or use a larger n_ctx",
+                n_prompt=len(ids),
+                n_ctx=self.n_ctx,
+            )
+        recipe = Recipe.of(knobs or self.knobs, self._engine.ensemble.roles)
+        engine = self._engine
+        batches = score(engine.ensemble, engine.composite, slot, recipe, ids, self._speaker.piece, first, n_top)
+        while True:
+            with self._turns.lock:
+                events = next(batches, None)
+            if events is None:
+                return
+            yield from events
+
     def stop(self) -> None:
-        """End the answer that is being made, from any thread; what was decoded stays."""
-        self._engine.cancel.set()
+        """End the answers that are being made, from any thread; what was decoded stays."""
+        self._turns.stop_all()
 
     def _answer(
         self,
@@ -230,42 +252,29 @@ class EFT(LlamaMethods):
         sampling, limits = sampling or Sampling(), limits or Limits()
         seed = sampling.seed if sampling.seed is not None else self._next_seed()
         engine = self._engine
-        if not 0 <= slot < len(engine.ensemble.texts):
-            raise InputError(f"slot: expected 0 to {len(engine.ensemble.texts) - 1}, got {slot}")
-        with self._lock:
-            engine.cancel.clear()
+        self._check_slot(slot)
+        with self._turns.lock:
             reused = engine.ensemble.begin(slot, prompts)
-            text = engine.ensemble.texts[slot]
-        limits = replace(limits, stop=(*limits.stop, *self._stops()))
-        sampler = Sampler(sampling, self._speaker, engine.shared.n_vocab, seed)
+        answer = Answer(self._turns, knobs, seed)
         decoder = Decoder(
             engine.ensemble,
             engine.composite,
             slot,
-            (lambda: knobs) if knobs is not None else (lambda: self.knobs),
-            sampler,
+            lambda: answer.knobs or self.knobs,
+            Sampler(sampling, self._speaker, engine.shared.n_vocab, seed),
             Noise(seed),
-            limits,
+            replace(limits, stop=(*limits.stop, *self._stops())),
             engine.shared.eog,
             self._speaker.piece,
         )
         decoder.statistics.n_reused = reused
-        return Answer(self, decoder, self._planner.rounds(decoder, speculation or self.speculation), seed, text)
+        answer.begin(decoder, self._planner.rounds(decoder, speculation or self.speculation))
+        return answer
 
-    def _decode(self, decoder: Decoder, rounds: Rounds | None, text: Text) -> Iterator[TokenEvent]:
-        """The decoder's events, each made under the lock and only while the slot still holds its text."""
-        if decoder.limits.max_tokens == 0:
-            decoder.statistics.finish_reason = "length"
-            return
-        events = plain(decoder) if rounds is None else speculative(rounds)
-        while True:
-            with self._lock:
-                if self._engine.ensemble.texts[decoder.slot] is not text:
-                    raise EngineError(f"slot {decoder.slot}: another answer was begun here, this one cannot go on")
-                event = next(events, None)
-            if event is None:
-                return
-            yield event
+    def _check_slot(self, slot: int) -> None:
+        n_slots = len(self._engine.ensemble.texts)
+        if not 0 <= slot < n_slots:
+            raise InputError(f"slot: expected 0 to {n_slots - 1}, got {slot}")
 
     def _next_seed(self) -> int:
         return self._seeds.getrandbits(32) if self._seeds else fresh_seed()
@@ -322,13 +331,13 @@ class EFT(LlamaMethods):
 
     def validate(self) -> None:
         """Check that every cache holds what it should; EngineError when not."""
-        with self._lock:
+        with self._turns.lock:
             for slot in range(len(self._engine.ensemble.texts)):
                 self._engine.ensemble.validate(slot)
 
     def close(self) -> None:
         """Free contexts and weights. Answers that were not finished cannot go on."""
-        with self._lock:
+        with self._turns.lock:
             self._engine.close()
 
     def __enter__(self) -> Self:

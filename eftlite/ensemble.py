@@ -93,6 +93,11 @@ class Ensemble:
         ]
         return kept[self.roles.base]
 
+    def n_cached(self, slot: int, prompts: Sequence[Sequence[int]]) -> int:
+        """Tokens of the base's prompt that its cache holds already."""
+        base = self.roles.base
+        return _common_prefix(self.members[base].slots[slot], prompts[base])
+
     def append(self, slot: int, token: int) -> None:
         """Continue the text; nothing is evaluated yet."""
         self.texts[slot].answer.append(token)

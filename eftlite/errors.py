@@ -108,3 +108,42 @@ class Cancelled(EngineError):
 
 class RewindError(EngineError):
     """A model could not drop a part of its cache; the slot was cleared and will be evaluated again."""
+
+
+class UnavailableError(EFTError):
+    """The engine is being loaded, is coming back after a crash, or could not be loaded.
+
+    Attributes:
+        retry_after_s: when to ask again; 0 when that will not help.
+    """
+
+    http_status = 503
+    kind = "unavailable_error"
+
+    def __init__(self, message: str, hint: str = "", retry_after_s: int = 0) -> None:
+        super().__init__(message, hint)
+        self.retry_after_s = retry_after_s
+
+
+class BusyError(UnavailableError):
+    """Too many requests are waiting already."""
+
+    http_status = 429
+    kind = "rate_limit_error"
+
+
+class WorkerError(UnavailableError):
+    """The engine's process died, or stopped answering, in the middle of this request."""
+
+    kind = "server_error"
+
+
+class NotFoundError(InputError):
+    """There is no such model, conversation, message or answer."""
+
+    http_status = 404
+    kind = "not_found_error"
+
+
+class HistoryError(EFTError):
+    """The conversations' file cannot be read or written: damaged, of a newer version, disk full, locked."""

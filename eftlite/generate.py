@@ -10,117 +10,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from eftlite.composite import Composite, Recipe, Row
 from eftlite.ensemble import Ensemble
 from eftlite.errors import Cancelled
+from eftlite.events import Candidate, Statistics, TokenEvent
 from eftlite.noise import Noise
 from eftlite.sampling import Sampler
+from eftlite.scoring import likeliest
 from eftlite.settings import Knobs, Limits
 from eftlite.text import TextStream
 from eftlite.verify import Law, draw
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One of a member's likeliest next tokens."""
-
-    id: int
-    text: str
-    logprob: float
-    piece: bytes = b""
-
-
-@dataclass(frozen=True)
-class TokenEvent:
-    """One token of an answer, or its end.
-
-    Attributes:
-        id: the token; -1 when the answer ended without one (a stop by the user).
-        text: what has become visible; may be empty, since UTF-8 and stop strings are held back across tokens.
-        piece: the token's own bytes.
-        logprob: its log-probability under the composite.
-        shift: TV(tuned, composite), how far the base changed the tuned model's mind; None without a tuned model.
-        origin: "plain", or for speculation "accepted", "corrected" (a draft was refused here) or "bonus".
-        top: likeliest candidates, by member's name and "eft", when asked for.
-        finish_reason: "stop", "length" or "cancelled" at the last event, else None.
-        is_end: the token is an end token, which is no part of the text.
-    """
-
-    id: int
-    text: str
-    piece: bytes = b""
-    logprob: float = 0.0
-    shift: float | None = None
-    origin: str = "plain"
-    top: dict[str, tuple[Candidate, ...]] | None = None
-    finish_reason: str | None = None
-    is_end: bool = False
-
-
-@dataclass
-class DraftStatistics:
-    """What became of the drafts of one answer.
-
-    Attributes:
-        lengths: how often each draft length was used.
-        accepted_at, tried_at: by position in the draft, counted while every token before was accepted.
-    """
-
-    n_rounds: int = 0
-    n_drafted: int = 0
-    n_accepted: int = 0
-    lengths: dict[int, int] = field(default_factory=dict)
-    accepted_at: list[int] = field(default_factory=list)
-    tried_at: list[int] = field(default_factory=list)
-
-    def add(self, n_drafted: int, n_accepted: int) -> None:
-        """Count one round."""
-        self.n_rounds += 1
-        self.n_drafted += n_drafted
-        self.n_accepted += n_accepted
-        self.lengths[n_drafted] = self.lengths.get(n_drafted, 0) + 1
-        missing = n_drafted - len(self.tried_at)
-        self.tried_at += [0] * missing
-        self.accepted_at += [0] * missing
-        for i in range(min(n_accepted + 1, n_drafted)):
-            self.tried_at[i] += 1
-            self.accepted_at[i] += i < n_accepted
-
-
-@dataclass
-class Statistics:
-    """What one answer took; seconds are wall clock.
-
-    Attributes:
-        n_prompt: tokens of the base's prompt; n_reused of them were still in the cache.
-        n_tokens: decoded, an end token included; n_end_tokens of them (0 or 1) is that end token.
-        prompt_s: until the first token; decode_s: from there to the end.
-        member_s: seconds in ``llama_decode`` by member's name, prompt included.
-        shift: mean of the events' shifts.
-        speculation: how drafts were made, or why there were none.
-        drafts: what became of them.
-    """
-
-    n_prompt: int = 0
-    n_reused: int = 0
-    n_tokens: int = 0
-    n_end_tokens: int = 0
-    prompt_s: float = 0.0
-    decode_s: float = 0.0
-    member_s: dict[str, float] = field(default_factory=dict)
-    shift: float | None = None
-    finish_reason: str | None = None
-    speculation: str = "off"
-    drafts: DraftStatistics | None = None
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Decoding speed, the first token left out; 0 when there was no second."""
-        return (self.n_tokens - 1) / self.decode_s if self.n_tokens > 1 and self.decode_s > 0 else 0.0
 
 
 class Decoder:
@@ -161,7 +63,7 @@ class Decoder:
         self.last_rows: list[Row | None] = []  # of the last plain step
         self.last_law: Law | None = None
         self._began = time.perf_counter()
-        self._seconds_before = [member.seconds for member in ensemble.members]
+        self.begin_turn()
 
     # ---- one token
 
@@ -254,32 +156,33 @@ class Decoder:
 
     def _top(self, scores: Row, normaliser: float, rows: Sequence[Row | None]) -> dict[str, tuple[Candidate, ...]]:
         """The likeliest candidates of the composite and of every member that was evaluated."""
-        top = {"eft": self._candidates(scores, normaliser)}
+        n = self.limits.n_top
+        top = {"eft": likeliest(scores, normaliser, n, self._piece)}
         for member, row in zip(self.ensemble.members, rows, strict=True):
             if row is not None:
-                top[member.name] = self._candidates(row, self.composite.log_normaliser(row))
+                top[member.name] = likeliest(row, self.composite.log_normaliser(row), n, self._piece)
         return top
 
-    def _candidates(self, scores: Row, normaliser: float) -> tuple[Candidate, ...]:
-        n = min(self.limits.n_top, len(scores))
-        best = np.argpartition(-scores, n - 1)[:n]  # (n,)
-        ordered = sorted((-float(scores[i]), int(i)) for i in best)
-        pieces = [self._piece(token) for _, token in ordered]
-        return tuple(
-            Candidate(token, piece.decode("utf-8", "replace"), -score - normaliser, piece)
-            for (score, token), piece in zip(ordered, pieces, strict=True)
-        )
+    # ---- turns, for answers that are made at the same time
+
+    def begin_turn(self) -> None:
+        """From here on the members work for this answer."""
+        self._seconds_before = [member.seconds for member in self.ensemble.members]
+
+    def end_turn(self) -> None:
+        """Count what the members took since ``begin_turn``, or since the last call."""
+        spent = self.statistics.member_s
+        for member, before in zip(self.ensemble.members, self._seconds_before, strict=True):
+            spent[member.name] = spent.get(member.name, 0.0) + member.seconds - before
+        self.begin_turn()
 
     # ---- the end
 
     def finish(self) -> None:
         """Fill in the statistics."""
-        statistics, ensemble = self.statistics, self.ensemble
+        statistics = self.statistics
         statistics.decode_s = time.perf_counter() - self._began - statistics.prompt_s
-        statistics.member_s = {
-            member.name: member.seconds - before
-            for member, before in zip(ensemble.members, self._seconds_before, strict=True)
-        }
+        self.end_turn()
         if self._shifts:
             statistics.shift = float(np.mean(self._shifts))
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from eftlite.generate import Candidate, Statistics, TokenEvent
+from eftlite.events import Candidate, Statistics, TokenEvent
 
 
 class Shape:

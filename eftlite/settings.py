@@ -168,6 +168,15 @@ class Knobs:
         if self.conservative_p is not None:
             _check_number("conservative_p", self.conservative_p, 0.0, 1.0)
 
+    @classmethod
+    def alone(cls, mode: str, n_deltas: int) -> Knobs:
+        """Knobs under which one member answers alone: "base", or the first delta's "tuned" or "reference"."""
+        if mode == "base":
+            return cls((0.0,) * n_deltas)
+        if mode in ("tuned", "reference") and n_deltas:
+            return cls((float(mode == "tuned"),) + (0.0,) * (n_deltas - 1), beta=0.0)
+        raise InputError(f"mode: expected eft, base, tuned or reference, got {mode!r}")
+
     def with_alpha(self, index: int, alpha: float) -> Knobs:
         """The same knobs with one delta's strength changed."""
         return replace(self, alphas=self.alphas[:index] + (alpha,) + self.alphas[index + 1 :])

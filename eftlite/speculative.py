@@ -18,7 +18,8 @@ import numpy as np
 from eftlite.composite import Row
 from eftlite.drafting import Draft, Drafter, Situation
 from eftlite.errors import Cancelled, EFTError
-from eftlite.generate import Decoder, DraftStatistics, TokenEvent
+from eftlite.events import DraftStatistics, TokenEvent
+from eftlite.generate import Decoder
 from eftlite.sampling import Sampler
 from eftlite.verify import EXPECTED_ACCEPTANCE, RULES, Law, Rule
 

@@ -22,7 +22,8 @@ from eftlite.drafting import Draft, Situation
 from eftlite.eft import EFT
 from eftlite.ensemble import Ensemble
 from eftlite.errors import EngineError
-from eftlite.generate import Decoder, TokenEvent
+from eftlite.events import TokenEvent
+from eftlite.generate import Decoder
 from eftlite.llama import Model
 from eftlite.member import CancelFlag, Member
 from eftlite.noise import Noise

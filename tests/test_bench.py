@@ -18,7 +18,7 @@ from eftlite.bench import Row, measure, run
 from eftlite.contest import ADVERSARIAL, MODES, Plan
 from eftlite.costs import CostCurve
 from eftlite.errors import EngineError, InputError
-from eftlite.generate import TokenEvent
+from eftlite.events import TokenEvent
 from eftlite.settings import Delta, Family, ModelSettings
 from eftlite.shapes import SHAPES, Shape, shape_family
 from tests.tiny_gguf import write_family, write_model

@@ -11,7 +11,8 @@ import pytest
 from eftlite.composite import Roles
 from eftlite.ensemble import Ensemble
 from eftlite.errors import CacheFullError, EngineError, InputError
-from eftlite.generate import Decoder, DraftStatistics, Statistics, TokenEvent, plain
+from eftlite.events import DraftStatistics, Statistics, TokenEvent
+from eftlite.generate import Decoder, plain
 from eftlite.noise import Noise
 from eftlite.settings import Knobs, Limits, Sampling
 from tests import naive

@@ -26,6 +26,7 @@ PACKAGE = ROOT / "eftlite"
 LAYERS = (
     "errors",
     "settings",
+    "events",
     "places",
     # computation, no models
     "kernels",
@@ -47,6 +48,7 @@ LAYERS = (
     "template",
     # the method
     "ensemble",
+    "scoring",
     "lookup",
     "drafting",
     "costs",
@@ -54,6 +56,7 @@ LAYERS = (
     "timing",
     "generate",
     "speculative",
+    "answer",
     # around it; what EFT is put together from stands before it
     "family",
     "arguments",
@@ -72,8 +75,8 @@ LAYERS = (
     "contest",
     "bench",
     "demo",
-    "cli",
     "server",
+    "cli",
     "__main__",
 )
 # Who may import what outside the package, and only they.

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eftlite.generate import Candidate, DraftStatistics, Statistics, TokenEvent
+from eftlite.events import Candidate, DraftStatistics, Statistics, TokenEvent
 from eftlite.responses import Shape, finish_reason, stream, usage, whole
 
 TOP = {

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from eftlite.drafting import Draft, Drafter, LookupDrafter, LookupThenMember, MemberDrafter, Situation
 from eftlite.ensemble import Ensemble
 from eftlite.errors import CacheFullError, Cancelled, EngineError
-from eftlite.generate import Decoder, TokenEvent, plain
+from eftlite.events import TokenEvent
+from eftlite.generate import Decoder, plain
 from eftlite.pace import Pace as RealPace
 from eftlite.settings import RULES, Knobs, Limits, Sampling, Speculation
 from eftlite.speculative import FixedPace, Rounds, speculative

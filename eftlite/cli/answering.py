@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from eftlite.cli.output import StatusLine
 
 if TYPE_CHECKING:
-    from eftlite.generate import Statistics, TokenEvent
+    from eftlite.events import Statistics, TokenEvent
 
 TWICE_S = 1.0
 

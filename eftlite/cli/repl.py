@@ -21,7 +21,7 @@ from eftlite.settings import Limits, Sampling
 
 if TYPE_CHECKING:
     from eftlite.eft import EFT
-    from eftlite.generate import Statistics, TokenEvent
+    from eftlite.events import Statistics, TokenEvent
 
 QUOTES = '"""'
 

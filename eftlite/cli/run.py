@@ -16,7 +16,7 @@ from eftlite.cli.verb import Verb
 
 if TYPE_CHECKING:
     from eftlite.eft import EFT, Answer
-    from eftlite.generate import TokenEvent
+    from eftlite.events import TokenEvent
 
 
 @click.command(

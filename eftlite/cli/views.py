@@ -14,7 +14,7 @@ from eftlite.settings import Limits, Sampling, Speculation
 
 if TYPE_CHECKING:
     from eftlite.cli.repl import Last, Repl
-    from eftlite.generate import Candidate, TokenEvent
+    from eftlite.events import Candidate, TokenEvent
 
 N_CANDIDATES = 5
 NAMES = {"base": "base alone", "tuned": "tuned alone", "reference": "reference alone", "eft": "EFT"}

@@ -11,7 +11,7 @@ from typing import Any
 from eftlite.cli.output import Output
 from eftlite.cli.repl import Repl
 from eftlite.errors import EFTError, InputError
-from eftlite.generate import Candidate, Statistics, TokenEvent
+from eftlite.events import Candidate, Statistics, TokenEvent
 from eftlite.settings import Delta, Family, Knobs, Limits, Sampling
 
 FAMILY = Family("fake", "base.gguf", (Delta("helpful", "t", "r"), Delta("harmless", "h", "r", 0.0)))

@@ -12,7 +12,7 @@ import pytest
 from eftlite.cli.answering import stream, timing
 from eftlite.cli.output import StatusLine
 from eftlite.errors import ContextError
-from eftlite.generate import DraftStatistics, Statistics, TokenEvent
+from eftlite.events import DraftStatistics, Statistics, TokenEvent
 
 
 class Slow:
