@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eftlite.events import Candidate, DraftStatistics, Statistics, TokenEvent
-from eftlite.responses import Shape, finish_reason, stream, usage, whole
+from eftlite.responses import Chunks, Shape, choice, eft_block, finish_reason, stream, usage, whole
 
 TOP = {
     "eft": (Candidate(1, "ab", -0.1, b"ab"), Candidate(2, "\ufffd", -2.0, b"\xc8")),
@@ -89,7 +89,7 @@ def test_legacy_logprobs_are_parallel_lists() -> None:
         "tokens": ["ab", "\ufffd", "\ufffd!"],
         "text_offset": [4, 6, 6],
         "token_logprobs": [-0.1, -2.0, -0.3],
-        "top_logprobs": [{"ab": -0.1}] * 3,
+        "top_logprobs": [{"ab": -0.1}, {"ab": -0.1, "\ufffd": -2.0}, {"ab": -0.1, "\ufffd!": -0.3}],
     }
 
 
@@ -104,10 +104,36 @@ def test_chat_logprobs_are_one_entry_for_each_token() -> None:
     assert bytes(byte for entry in content for byte in entry["bytes"]).decode("utf-8", "replace")[:2] == "ab"
 
 
+def test_tokens_with_one_text_count_as_the_likeliest() -> None:
+    """Many tokens are no text by themselves, and look alike."""
+    top = {"eft": (Candidate(1, "\ufffd", -0.5, b"\xc8"), Candidate(2, "\ufffd", -3.0, b"\xc9"))}
+    event = TokenEvent(2, "", b"\xc9", -3.0, top=top, finish_reason="length")
+    logprobs = whole(shape("completion", 2), [event], STATISTICS, 9)["choices"][0]["logprobs"]
+    assert logprobs["top_logprobs"] == [{"\ufffd": -0.5}]
+
+
+def test_log_probabilities_that_json_cannot_hold() -> None:
+    events = [TokenEvent(1, "a", b"a", float("nan")), TokenEvent(2, "b", b"b", float("-inf"), finish_reason="stop")]
+    legacy = whole(shape("completion", 0), events, STATISTICS, 9)["choices"][0]["logprobs"]
+    assert legacy["token_logprobs"] == [None, -9999.0]
+    assert legacy["top_logprobs"] == [None, {"b": -9999.0}]
+    content = whole(shape("chat", 0), events, STATISTICS, 9)["choices"][0]["logprobs"]["content"]
+    assert [entry["logprob"] for entry in content] == [None, -9999.0]
+
+
+def test_a_scored_prompt_stands_before_the_answer() -> None:
+    scored = [TokenEvent(8, "pr", b"pr", float("nan")), TokenEvent(9, "e", b"e", -1.0)]
+    made = choice(shape("completion", 0), EVENTS[:1], "length", index=3, prompt="pre", scored=scored)
+    assert (made["index"], made["text"], made["finish_reason"]) == (3, "preab", "length")
+    assert made["logprobs"]["tokens"] == ["pr", "e", "ab"]
+    assert made["logprobs"]["token_logprobs"] == [None, -1.0, -0.1]
+    assert made["logprobs"]["text_offset"] == [0, 2, 3]
+
+
 def test_logprobs_without_candidates() -> None:
     plain = [TokenEvent(1, "a", b"a", -0.5, finish_reason="stop")]
     legacy = whole(shape("completion", 0), plain, STATISTICS, 9)["choices"][0]["logprobs"]
-    assert legacy["top_logprobs"] == [{}]
+    assert legacy["top_logprobs"] == [{"a": -0.5}]
     chat = whole(shape("chat", 0), plain, STATISTICS, 9)["choices"][0]["logprobs"]["content"]
     assert chat[0]["top_logprobs"] == []
 
@@ -175,7 +201,24 @@ def test_a_stream_of_nothing() -> None:
     assert chunks("completion", events=[]) == [{"index": 0, "text": "", "logprobs": None, "finish_reason": "length"}]
 
 
+def test_a_stream_with_a_scored_prompt() -> None:
+    chunks = Chunks(shape("completion", 0), index=2)
+    scored = [TokenEvent(9, "pre", b"pre", float("nan"))]
+    made = [*chunks.first("pre", scored), *chunks.of(EVENTS[0]), chunks.last("length")]
+    choices = [chunk["choices"][0] for chunk in made]
+    assert [choice["text"] for choice in choices] == ["pre", "ab", ""]
+    assert [choice["index"] for choice in choices] == [2, 2, 2]
+    assert choices[0]["logprobs"]["tokens"] == ["pre"]
+    assert choices[1]["logprobs"]["text_offset"] == [3]
+
+
 # ---- small things
+
+
+def test_the_accepted_part_of_the_drafts() -> None:
+    assert eft_block(STATISTICS, 9)["acceptance"] == 0.5
+    assert eft_block(Statistics(drafts=DraftStatistics()), 9)["acceptance"] is None
+    assert eft_block(Statistics(), 9)["acceptance"] is None
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ VERBS = {
     "demo": "See EFT at work on the bundled family, then score it.",
     "chat": "Converse in the terminal.",
     "run": "Answer one prompt.",
+    "serve": "Serve programs and browsers: an OpenAI-compatible interface and a page.",
+    "history": "List, search, show, export and delete the conversations that were kept.",
     "bench": "Measure speed: base, tuned, EFT, and EFT with drafts.",
     "inspect": "Tell what GGUF files are, and what they are to each other.",
     "completion": "Print the script that completes commands in your shell.",

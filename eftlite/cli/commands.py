@@ -112,12 +112,12 @@ def _why(repl: Repl, rest: str) -> None:
 
 def _compare(repl: Repl, text: str) -> None:
     if text:
-        messages = repl.conversation.messages(text)
+        with repl.recording.aside(text, repl.conversation):
+            views.compare(repl, repl.conversation.messages(text), None)
     elif repl.last is not None:
-        messages = repl.last.messages
+        views.compare(repl, repl.last.messages, repl.last)
     else:
         raise InputError("/compare: nothing was asked yet", "Give a question: /compare Where is Kelworth?")
-    views.compare(repl, messages, None if text else repl.last)
 
 
 # ---- the conversation
@@ -125,21 +125,23 @@ def _compare(repl: Repl, text: str) -> None:
 
 def _clear(repl: Repl, _: str) -> None:
     repl.conversation.clear()
+    repl.recording.restart()
     repl.last = None
     repl.output.note("(the conversation begins anew)")
 
 
 def _regen(repl: Repl, _: str) -> None:
-    question = repl.conversation.take_back()
+    question = repl.take_back()
     if not question:
         raise InputError("/regen: nothing was asked yet")
     repl.ask(question)
 
 
 def _undo(repl: Repl, _: str) -> None:
-    question = repl.conversation.take_back()
+    question = repl.take_back()
     if not question:
         raise InputError("/undo: nothing was asked yet")
+    repl.recording.go_on_here()
     first = question.splitlines()[0]
     repl.output.note(f"(took back: {first[:60]}{'…' if len(first) > 60 or first != question else ''})")
 
@@ -156,7 +158,7 @@ def _edit(repl: Repl, text: str) -> None:
     except (EOFError, KeyboardInterrupt):
         changed = ""
     if changed.strip():
-        conversation.take_back()
+        repl.take_back()
         repl.ask(changed.strip())
     else:
         repl.output.note("(unchanged)")
@@ -165,6 +167,7 @@ def _edit(repl: Repl, text: str) -> None:
 def _system(repl: Repl, text: str) -> None:
     if text:
         repl.conversation.system = text.strip("\"'")
+        repl.recording.change_system(repl.conversation.system)
     repl.output.note(f"(system message: {repl.conversation.system or 'none'})")
 
 
@@ -199,10 +202,9 @@ def _export(repl: Repl, rest: str) -> None:
 
 def _load(repl: Repl, rest: str) -> None:
     repl.conversation = Conversation.from_json(read_text(_file(rest, "load")))
+    repl.recording.restart()
     repl.last = None
-    count = len(repl.conversation.turns)
-    waiting = "; /regen sends the last message" if repl.conversation.unsent else ""
-    repl.output.note(f"({count} question{'' if count == 1 else 's'} with answers{waiting})")
+    repl.output.note(f"({repl.conversation.size})")
 
 
 def _read(repl: Repl, rest: str) -> None:
@@ -220,7 +222,7 @@ Under an answer, "shift" is how far the base moved the tuned model's mind, from 
 COMMANDS: dict[str, Slash] = {
     "help": Slash(_help, "", "list the commands", ("?",)),
     "exit": Slash(_exit, "", "leave", ("bye", "quit")),
-    "clear": Slash(_clear, "", "forget the conversation, but not the system message"),
+    "clear": Slash(_clear, "", "begin a new conversation with the same system message"),
     "regen": Slash(_regen, "", "answer the last message again"),
     "undo": Slash(_undo, "", "take back the last message and its answer"),
     "edit": Slash(_edit, "[TEXT]", "change the last message and answer it again"),

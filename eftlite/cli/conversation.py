@@ -6,7 +6,7 @@ Knows roles and text, never models or terminals.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +38,13 @@ class Conversation:
         for asked, answered in self.turns:
             found += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
         return [*found, {"role": "user", "content": question}] if question else found
+
+    @property
+    def size(self) -> str:
+        """How long it is, in words."""
+        count = len(self.turns)
+        waiting = "; /regen sends the last message" if self.unsent else ""
+        return f"{count} question{'' if count == 1 else 's'} with answers{waiting}"
 
     def compose(self, text: str) -> str:
         """A question made of the attached files and the text; nothing stays attached."""
@@ -82,6 +89,11 @@ class Conversation:
             pairs = [(str(message["role"]), str(message["content"])) for message in messages]
         except (ValueError, LookupError, TypeError, RecursionError):
             raise InputError('conversation: expected JSON with "messages", each with role and content') from None
+        return cls.from_messages(pairs)
+
+    @classmethod
+    def from_messages(cls, pairs: Iterable[tuple[str, str]]) -> Conversation:
+        """A conversation of its (role, content) pairs; InputError when they do not alternate."""
         conversation = cls()
         for role, content in pairs:
             conversation._read(role, content)

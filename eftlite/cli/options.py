@@ -197,12 +197,26 @@ _LOADING_OPTIONS = (
     _model_option("--type-v", type=click.Choice(KV_TYPES), metavar="TYPE", help="Type of the cache's values."),
 )
 
-_GENERATION_OPTIONS = (
+_KNOB_OPTIONS = (
     _answer_option("--alpha", type=float, help="Strength of the first delta.  [default: the family's]"),
     _answer_option("--beta", type=float, help="Above 1 amplifies what the base knows.  [default: 1]"),
     _answer_option("--conservative-p", type=float, help="Use the base only inside the tuned model's top-p set."),
     _answer_option("--delta", multiple=True, metavar="NAME=ALPHA", help="Strength of a delta by name; repeatable."),
     _answer_option("--allow-negative-alpha", is_flag=True, help="Allow alpha < 0, which reverses a tune."),
+)
+
+_METHOD_OPTIONS = (
+    _answer_option("--speculative/--no-speculative", default=True, help="Draft and verify; the text is the same."),
+    _answer_option(
+        "--prompt-style",
+        type=click.Choice(PROMPT_STYLES),
+        default="template",
+        help="What the pre-trained members are shown.  [default: template]",
+    ),
+)
+
+_GENERATION_OPTIONS = (
+    *_KNOB_OPTIONS,
     _answer_option("--temperature", type=float, help="0 takes the likeliest token.  [default: 0.8]"),
     _answer_option("--top-k", type=int, help="Keep the k likeliest tokens; 0: all.  [default: 40]"),
     _answer_option("--top-p", type=float, help="Keep the likeliest tokens up to this probability.  [default: 0.95]"),
@@ -214,14 +228,8 @@ _GENERATION_OPTIONS = (
         "--stop", multiple=True, metavar="TEXT", help=r"End an answer at TEXT (\n: line break); repeatable."
     ),
     _answer_option("--system", metavar="TEXT", help="The system message."),
-    _answer_option("--speculative/--no-speculative", default=True, help="Draft and verify; the text is the same."),
     _answer_option("--mode", type=click.Choice(MODES), default="eft", help="Who answers.  [default: eft]"),
-    _answer_option(
-        "--prompt-style",
-        type=click.Choice(PROMPT_STYLES),
-        default="template",
-        help="What the pre-trained members are shown.  [default: template]",
-    ),
+    *_METHOD_OPTIONS,
 )
 
 
@@ -238,6 +246,11 @@ def naming_options(command: Command) -> Command:
 def generation_options(command: Command) -> Command:
     """Give a command the options of answers, as ``generation``."""
     return _bundle(Generation, "generation", _GENERATION_OPTIONS, command)
+
+
+def knob_options(command: Command) -> Command:
+    """Give a command only those that hold for every answer, as ``generation``."""
+    return _bundle(Generation, "generation", (*_KNOB_OPTIONS, *_METHOD_OPTIONS), command)
 
 
 def _bundle(kind: type[Any], name: str, options: Sequence[Callable[[Command], Command]], command: Command) -> Command:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eftlite.cli import commands
 from eftlite.cli.answering import stream, timing
@@ -16,6 +16,7 @@ from eftlite.cli.conversation import Conversation
 from eftlite.cli.options import knobs_of
 from eftlite.cli.output import Output
 from eftlite.cli.reader import Reader
+from eftlite.cli.recording import Recording
 from eftlite.errors import EFTError
 from eftlite.settings import Limits, Sampling
 
@@ -58,6 +59,7 @@ class Repl:
         sampling, limits: to begin with; ``sampling.seed`` makes the whole conversation repeatable.
         conversation: what was said before.
         mode: who answers: "eft", "base", "tuned" or "reference".
+        recording: keeps what is said.
 
     Attributes:
         done: whether the user has asked to leave.
@@ -74,11 +76,13 @@ class Repl:
         limits: Limits,
         conversation: Conversation | None = None,
         mode: str = "eft",
+        recording: Recording | None = None,
     ) -> None:
         self.eft, self.reader, self.output = eft, reader, output
         self.limits, self.mode = limits, mode
         self._sampling, self._seeds = sampling, _seeds(sampling.seed)
         self.conversation = conversation or Conversation()
+        self.recording = recording or Recording(None)
         self.done = False
         self.last: Last | None = None
         self.written: set[str] = set()
@@ -141,6 +145,7 @@ class Repl:
     def ask(self, question: str) -> None:
         """Answer a question and keep both; what was typed is kept even when it cannot be answered."""
         self.last = Last(self.conversation.messages(question))
+        self.recording.ask(question, self.conversation)
         try:
             self.answer(self.mode, self.last)
         except EFTError as error:
@@ -150,8 +155,14 @@ class Repl:
         finally:
             self.conversation.add(question, self.last.text)
 
+    def take_back(self) -> str:
+        """Remove what was asked last, and its answer; returns the question, or "" if there is none."""
+        question = self.conversation.take_back()
+        self.recording.take_back(question)
+        return question
+
     def answer(self, mode: str, into: Last, seed: int | None = None) -> None:
-        """Print an answer as it comes, then what it took."""
+        """Print an answer as it comes, each piece once it is kept, then what it took."""
         if seed is None and self._seeds:
             seed = self._seeds.getrandbits(32)
 
@@ -162,15 +173,24 @@ class Repl:
             into.statistics, into.seed = answer.statistics, answer.seed
             return answer
 
-        try:
-            for event in stream(self.eft, begin):
-                into.events.append(event)
-                self.output.answer(event.text)
-        finally:
-            if into.events:
-                self.output.answer("", newline=True)
+        with self.recording.answer(mode, into, into is self.last, self._settings(mode)) as keep:
+            try:
+                for event in stream(self.eft, begin):
+                    into.events.append(event)
+                    keep(event.text)
+                    self.output.answer(event.text)
+            finally:
+                if into.events:
+                    self.output.answer("", newline=True)
         if into.statistics:
             self._close(into.statistics)
+
+    def _settings(self, mode: str) -> dict[str, Any]:
+        """What decides an answer, by the names that requests use."""
+        knobs = knobs_of(self.eft, mode) or self.eft.knobs
+        deltas = {delta.name: alpha for delta, alpha in zip(self.eft.family.deltas, knobs.alphas, strict=True)}
+        drawn = {name: getattr(self.sampling, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+        return {"deltas": deltas, "beta": knobs.beta, "conservative_p": knobs.conservative_p, **drawn}
 
     def _close(self, statistics: Statistics) -> None:
         """The line under an answer."""

@@ -92,7 +92,7 @@ class FakeEFT:
     def knobs_for(self, mode: str) -> Knobs:
         if mode != "base" and not self.family.deltas:
             raise InputError(f"mode: expected base, got {mode!r}")
-        return Knobs((0.0, 0.0)) if mode == "base" else Knobs((1.0, 0.0), beta=0.0)
+        return Knobs((0.0,) * len(self.family.deltas)) if mode == "base" else Knobs((1.0, 0.0), beta=0.0)
 
     def chat_prompts(self, messages: Sequence[Mapping[str, str]]) -> list[list[int]]:
         return [[100 + i for i in range(len(messages))]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from eftlite.cli import program
+from eftlite.history import History
 
 
 def chat(stdin: str, *words: str) -> Result:
@@ -65,3 +66,67 @@ def test_file_that_is_no_conversation_is_refused(tmp_path: Path) -> None:
     result = chat("", "--load", str(tmp_path / "x.json"))
     assert result.exit_code == 2
     assert result.stderr.startswith("error: conversation: expected JSON")
+
+
+# --- the history ---
+
+
+def kept(*words: str) -> list[dict[str, str]]:
+    """The last conversation's messages, as ``eftlite history show`` has them."""
+    result = CliRunner().invoke(program, ["history", "show", *(words or ("last",)), "--json"])
+    messages: list[dict[str, str]] = json.loads(result.stdout)["messages"] if result.exit_code == 0 else []
+    return messages
+
+
+def test_conversation_is_kept_and_goes_on() -> None:
+    chat("Hello!\n", "-n", "8", "--system", "Be brief.")
+    first = kept()
+    assert [message["role"] for message in first] == ["system", "user", "assistant"]
+    result = chat("Who are you?\n", "--continue", "-n", "8")
+    assert result.stderr.startswith('Going on with "Hello!", 1 question with answers.\n')
+    assert kept()[:3] == first
+    assert [message["content"] for message in kept()[3:4]] == ["Who are you?"]
+
+
+def test_continued_conversation_is_named_by_the_beginning_of_its_id() -> None:
+    chat("Hello!\n", "-n", "4")
+    with History() as history:
+        name = history.latest() or ""
+    chat("Bye.\n", "-n", "4")
+    for named in ([f"--continue={name[:11]}"], ["--continue", name], ["-c", name]):
+        chat("Again.\n", *named, "-n", "4")
+    assert [message["content"] for message in kept(name) if message["role"] == "user"] == ["Hello!", *["Again."] * 3]
+
+
+def test_continued_conversation_takes_a_new_system_message() -> None:
+    chat("Hello!\n", "-n", "4", "--system", "Be brief.")
+    chat("", "-c", "--system", "Be long.")
+    assert kept()[0]["content"] == "Be long."
+
+
+def test_continuing_without_a_conversation_is_refused() -> None:
+    result = chat("", "--continue")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: history: expected a conversation, got none yet")
+    assert chat("", "--continue", "abc").stderr.startswith("error: conversation: expected the id")
+    for other in (["--no-history"], ["--load", "x.json"]):
+        result = chat("", "--continue", "last", *other)
+        assert result.exit_code == 2
+        assert f"--continue: expected no {other[0]} beside it" in result.stderr
+
+
+def test_no_history_keeps_nothing(user_directories: Path) -> None:
+    chat("Hello!\n", "-n", "4", "--no-history")
+    assert not (user_directories / "state" / "history.db").exists()
+
+
+def test_history_that_cannot_be_opened_stops_nobody(user_directories: Path) -> None:
+    file = user_directories / "state" / "history.db"
+    file.parent.mkdir()
+    file.write_text("no database" * 1000, encoding="utf-8")
+    result = chat("Hello!\n", "-n", "4")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("error: history.db: the file is damaged")
+    assert result.stderr.splitlines()[1] == "This conversation will not be kept."
+    assert len(result.stdout.splitlines()) == 1
+    assert chat("", "--continue").exit_code == 1

@@ -1,0 +1,34 @@
+/** Tokens of finished answers: those just written, and those fetched from the history when somebody asks why. */
+
+import { type Signal, signal } from "@preact/signals";
+import { getTokens } from "./api";
+import { complain } from "./state";
+import type { MessageId, Token } from "./types";
+
+/** A token carries some kilobytes of candidates; old conversations are fetched again when they are opened again. */
+const KEPT = 200;
+
+const kept = new Map<MessageId, Signal<Token[] | null>>();
+
+export function keepTokens(message: MessageId, tokens: Token[]): void {
+  kept.set(message, signal(tokens));
+  for (const oldest of kept.keys()) {
+    if (kept.size <= KEPT) return;
+    kept.delete(oldest);
+  }
+}
+
+/** An answer's tokens; null until they have come. */
+export function tokensOf(message: MessageId): Signal<Token[] | null> {
+  const found = kept.get(message);
+  if (found) return found;
+  const result = signal<Token[] | null>(null);
+  kept.set(message, result);
+  getTokens(message)
+    .then((tokens) => (result.value = tokens))
+    .catch((error: unknown) => {
+      kept.delete(message);
+      complain(error);
+    });
+  return result;
+}

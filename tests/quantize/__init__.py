@@ -1,0 +1,1 @@
+"""Tests of quantize/, file for file."""
