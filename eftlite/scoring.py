@@ -71,8 +71,8 @@ def score(
             rows: list[Row | None] = [None] * len(ensemble.members)
             for index in recipe.needed:
                 rows[index] = ensemble.row(slot, index, n_before)
-            composite.combine(rows, recipe, scores)
-            events.append(_event(token, scores, composite.log_normaliser(scores), piece, n_top))
+            row = composite.combine(rows, recipe, scores)  # a member alone gives its own row, uncopied
+            events.append(_event(token, row, composite.log_normaliser(row), piece, n_top))
         ensemble.settle(slot, draft)
         yield events
 

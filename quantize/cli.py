@@ -12,6 +12,7 @@ from eftlite.cli.verb import write_examples
 VERBS = {
     "produce": "Make quantized GGUF files of a model.",
     "imatrix": "Compute the importance matrix that small types need.",
+    "compare": "Compare variants of a model with a reference, on a text.",
 }
 EXAMPLES = (
     "eftlite quantize produce model-f16.gguf --types Q4_K_M,Q8_0",

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from eftlite.cli.output import Output, on_terminal
+from eftlite.cli.output import Output
 from eftlite.cli.verb import Verb
 from eftlite.errors import InputError
+from eftlite_quantize.cli_bar import progress_bar
 from eftlite_quantize.names import TYPES, file_types, tensor_type
 
 if TYPE_CHECKING:
-    from eftlite_quantize.produce import Outcome, Report
+    from eftlite_quantize.produce import Outcome
 
 _HELP = f"""Make quantized files of a GGUF model that has F32, F16 or BF16 weights.
 
@@ -50,7 +50,7 @@ _HELP = f"""Make quantized files of a GGUF model that has F32, F16 or BF16 weigh
 @click.option("--pure", is_flag=True, help="No mixture: one type for all tensors.")
 @click.option("--leave-output-tensor", is_flag=True, help="Leave the output tensor as it is.")
 @click.option("--allow-requantize", is_flag=True, help="Take a source that is quantized already.")
-@click.option("--threads", "-t", type=click.IntRange(0), default=0, metavar="N", help="Threads.  [default: all]")
+@click.option("--threads", "-t", type=int, default=0, metavar="N", help="Threads.  [default: all]")
 @click.option("--dry-run", is_flag=True, help="Only tell what would be made, and its size.")
 @click.option("--force", is_flag=True, help="Replace files that are there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
@@ -70,10 +70,12 @@ def produce_command(
     """Make quantized files of a GGUF model."""
     from eftlite_quantize.produce import produce
 
+    if threads < 0:
+        raise InputError(f"--threads: expected a number of threads, or 0 for all, got {threads}")
     kinds, how = file_types(types), _recipe(**recipe)
     if folder is not None and folder.suffix.lower() == ".gguf" and not folder.is_dir():
         raise InputError(f"-o: expected a folder, got {str(folder)!r}", "Files are named NAME-TYPE.gguf in it")
-    with _progress(output) as report:
+    with progress_bar(output) as report:
         running = produce(source, kinds, how, folder, threads=threads, force=force, dry_run=dry_run, report=report)
         with closing(running):
             outcomes = list(running)
@@ -119,20 +121,6 @@ def _type(option: str, name: str | None) -> str | None:
         return None if name is None else tensor_type(name)
     except InputError as error:
         raise InputError(f"{option}: {error.message}", error.hint) from None
-
-
-@contextmanager
-def _progress(output: Output) -> Iterator[Report]:
-    """A bar on a terminal's stderr."""
-    if not on_terminal(sys.stderr):
-        yield lambda what, done, total: None  # noqa: ARG005  nobody looks
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    with Progress(*columns, TimeElapsedColumn(), console=output.console(err=True), transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 def _print(output: Output, outcomes: Sequence[Outcome]) -> None:

@@ -1,4 +1,4 @@
-"""Importance matrices computed: while llama.cpp evaluates a text, what its weights are multiplied with is squared and summed.
+"""Importance matrices computed: what a text multiplies a model's weights with, squared and summed on the way.
 
 llama.cpp calls back at every node of its graph, which is how llama-imatrix works too, and the same nodes are taken: the
 matrix products of the layers' weights, in batches of 16 tokens or more. Knows token ids, never texts or files.
@@ -33,7 +33,7 @@ class _Tensor(ctypes.Structure):
 
 
 _Pointer = ctypes.POINTER(_Tensor)
-_Tensor._fields_ = [  # noqa: SLF001  # how ctypes is told of a structure that points to itself
+_Tensor._fields_ = [  # how ctypes is told of a structure that points to itself
     ("type", ctypes.c_int),
     ("buffer", ctypes.c_void_p),
     ("ne", ctypes.c_int64 * 4),
@@ -75,7 +75,7 @@ class _Ggml:
         if self.name(ctypes.addressof(tensor)) != tensor.name:
             raise EngineError("ggml: expected version 0.25, got one that lays its tensors out differently")
 
-    def values(self, tensor: _Tensor, dtype: type[np.float32] | type[np.int32]) -> NDArray[Any]:
+    def values(self, tensor: _Tensor, dtype: type[np.float32 | np.int32]) -> NDArray[Any]:
         """A tensor's numbers (ne3, ne2, ne1, ne0), seen where they are or brought from their device."""
         n = self.n_bytes(ctypes.addressof(tensor))
         if self.is_host(tensor.buffer):
@@ -119,6 +119,9 @@ class Collector:
         """llama.cpp's callback: whether a node's operands are wanted, then, when it was computed, a look at them."""
         try:
             node = _Tensor.from_address(address)
+            if not self._checked:
+                self._ggml.check(node)
+                self._checked = True
             if node.op not in (_MUL_MAT, _MUL_MAT_ID):
                 return False
             return self._wants(node) if ask else self._take(node)
@@ -128,9 +131,6 @@ class Collector:
 
     def _wants(self, node: _Tensor) -> bool:
         weights, operand = node.src[0].contents, node.src[1].contents
-        if not self._checked:
-            self._ggml.check(weights)
-            self._checked = True
         if operand.type != _F32 or not _plain(weights.name).startswith("blk."):
             return False
         return bool(node.op == _MUL_MAT_ID or operand.ne[1] >= _MIN_ROWS)
@@ -187,7 +187,9 @@ def _plain(name: bytes) -> str:
 
 
 def collect(
-    model: Model, chunks: NDArray[np.int32], progress: Callable[[int], None] = lambda n: None  # noqa: ARG005  says nothing
+    model: Model,
+    chunks: NDArray[np.int32],
+    progress: Callable[[int], None] = lambda n: None,  # noqa: ARG005  says nothing
 ) -> dict[str, Entry]:
     """Evaluate chunks of text and collect.
 

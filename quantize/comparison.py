@@ -40,7 +40,7 @@ class Entry:
 
     def as_json(self) -> dict[str, Any]:
         """Stable keys, values that JSON takes."""
-        numbers = {name: vars(figure) for name, figure in self.all().items()}
+        numbers = {name: figure.as_json() for name, figure in self.all().items()}
         return {"name": self.name, "file": self.file, "quantization": self.quantization or None, **numbers}
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,58 @@ def read_imatrix(path: str | os.PathLike[str]) -> ImportanceMatrix:
             found = _from_legacy(handle.readall())
         _check_numbers(found)
     return found
+
+
+def write_imatrix(path: str | os.PathLike[str], matrix: ImportanceMatrix) -> None:
+    """Write a GGUF file as llama-imatrix does; it appears when it is whole.
+
+    Raises:
+        InputError: the gguf package is not installed, or the file cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        _write(part, matrix)
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"{path.name}: cannot be written: {error.strerror}", "Choose another place with -o") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write(path: Path, matrix: ImportanceMatrix) -> None:
+    gguf = gguf_package()
+
+    class Writer(gguf.GGUFWriter):  # type: ignore[misc,name-defined]  # the package is not always there
+        """Without an architecture, which these files do not have."""
+
+        def add_architecture(self) -> None:
+            """Called when it is made."""
+
+    writer = Writer(path, "")
+    writer.add_type("imatrix")
+    writer.add_array(DATASETS, list(matrix.datasets))
+    writer.add_uint32(CHUNK_COUNT, matrix.n_chunks)
+    writer.add_uint32(CHUNK_SIZE, matrix.chunk_size)
+    for name, (sums, counts) in matrix.entries.items():
+        writer.add_tensor(name + SUMS, sums if len(sums) > 1 else sums[0])
+        writer.add_tensor(name + COUNTS, counts[:, None] if len(counts) > 1 else counts)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    for handle in writer.fout or ():
+        os.fsync(handle.fileno())
+    writer.close()
+
+
+def gguf_package() -> Any:
+    """The package that writes GGUF files; InputError when it is not installed."""
+    try:
+        import gguf
+    except ImportError:
+        message = "gguf: expected this package, which writes GGUF files, got none"
+        raise InputError(message, "pip install gguf") from None
+    return gguf
 
 
 @contextmanager

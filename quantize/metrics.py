@@ -41,6 +41,10 @@ class Figure:
     gaussian: float | None = None
     bootstrap: float | None = None
 
+    def as_json(self) -> dict[str, float | None]:
+        """Numbers that JSON can write; what is infinite is null."""
+        return {name: None if number is None or math.isinf(number) else number for name, number in vars(self).items()}
+
 
 def _percentile_name(what: str, percent: float) -> str:
     """``kld_99.9`` without the point: ``kld_p99_9``; the median has a name."""

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from eftlite.errors import EngineError
 from eftlite.gguf import Header
-from eftlite.gguf_types import DEFAULT_ALIGNMENT
+from eftlite.gguf_types import DEFAULT_ALIGNMENT, shown
 from eftlite_quantize.child import Child
 from eftlite_quantize.names import BLOCKS, FLOATS, OUTPUT, TYPES, FileType, n_bytes
 from eftlite_quantize.recipe import Recipe
@@ -70,11 +71,15 @@ def make_plan(child: Child, header: Header, kind: FileType, recipe: Recipe, path
         EngineError: llama.cpp cannot say.
     """
     types, fallbacks = {one.name: one.type for one in header.tensors}, []
-    for message in child.run(recipe.job(header.path, kind, None)):
-        if "fallback" in message:
-            fallbacks.append(Fallback(message["fallback"], message["wanted"], message["got"]))
-        else:
-            types[message["tensor"]] = message["type"]
+    try:
+        for message in child.run(recipe.job(header.path, kind, None)):
+            if "fallback" in message:
+                fallbacks.append(Fallback(message["fallback"], message["wanted"], message["got"]))
+            else:
+                types[message["tensor"]] = message["type"]
+    except EngineError as error:
+        name = shown(header.path.name)
+        raise EngineError(f"{kind.name}: llama.cpp cannot make it of {name}: {error.message}") from None
     recipe.check_types(header, kind, types)
     fallbacks += _unsaid(header, kind, recipe, types)
     sizes = [n_bytes(one.shape, types[one.name]) for one in header.tensors]

@@ -71,7 +71,7 @@ def produce(
     threads: int = 0,
     force: bool = False,
     dry_run: bool = False,
-    report: Report = lambda what, done, total: None,  # noqa: ARG005  says nothing
+    report: Report = lambda what, done, total: None,  # noqa: ARG005  # says nothing
 ) -> Generator[Outcome, None, None]:
     """Make files of several types.
 

@@ -35,11 +35,12 @@ def naive(eft: EFT, ids: list[int], position: int, knobs: Knobs) -> float:
     return float(scores[ids[position]] - np.logaddexp.reduce(scores.astype(np.float64)))
 
 
+@pytest.mark.parametrize("knobs", [KNOBS, *(Knobs.alone(mode, 1) for mode in ("base", "tuned", "reference"))])
 @pytest.mark.parametrize("position", [1, 2, MAX_ROWS - 1, MAX_ROWS, MAX_ROWS + 1, 2 * MAX_ROWS + 8])
-def test_every_token_has_the_log_probability_of_a_step_by_step_decode(eft: EFT, position: int) -> None:
-    events = list(eft.score(IDS, knobs=KNOBS))
+def test_every_token_has_the_log_probability_of_a_step_by_step_decode(eft: EFT, position: int, knobs: Knobs) -> None:
+    events = list(eft.score(IDS, knobs=knobs))
     assert [event.id for event in events] == IDS
-    assert events[position].logprob == pytest.approx(naive(eft, IDS, position, KNOBS), abs=NOISE)
+    assert events[position].logprob == pytest.approx(naive(eft, IDS, position, knobs), abs=NOISE)
 
 
 def test_nothing_stands_before_the_first_token(eft: EFT) -> None:

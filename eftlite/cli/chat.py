@@ -90,11 +90,11 @@ def chat_command(
 
 def _open_history(output: Output, required: bool) -> History | None:
     """The user's conversations; a history that cannot be used stops nobody from talking, unless it is to be read."""
-    from eftlite.history import History
-
     try:
+        from eftlite.history import History
+
         return History()
-    except HistoryError as error:
+    except (HistoryError, ImportError) as error:  # Python may have been built without SQLite
         if required:
             raise
         output.error(str(error))

@@ -1,8 +1,8 @@
 """A SQLite file of the user's: private, shared by processes, brought up to date, its failures told in words.
 
-There are two connections. What must outlast a power cut is committed on the one that waits for the disk
-(``synchronous=FULL``); the other one (``NORMAL``) hands its commits to the operating system, which takes some
-20 µs and outlasts the process, ``kill -9`` included. Knows nothing of what the tables mean.
+What must outlast a power cut is committed on a connection that waits for the disk (``synchronous=FULL``). A second
+one (``NORMAL``) hands its commits to the operating system, which takes some 20 µs and outlasts the process, ``kill -9``
+included. A third one reads. Knows nothing of what the tables mean.
 """
 
 from __future__ import annotations
@@ -77,40 +77,43 @@ class Database:
 
     def __init__(self, path: Path, migrations: Migrations) -> None:
         self.path = path
-        self._lock = threading.RLock()
+        self._writing = self._reading = threading.RLock()
         with in_words(path), ExitStack() as stack:
-            if path != IN_MEMORY:
+            if path == IN_MEMORY:
+                self._sure = self._quick = self._reader = stack.enter_context(closing(_connect(path, "FULL")))
+            else:
                 _make(path)
-            self._sure = self._quick = stack.enter_context(closing(_connect(path, "FULL")))
-            migrate(self._sure, path, migrations)
-            self._sure.execute("PRAGMA foreign_keys=ON")
-            if path != IN_MEMORY:
-                self._quick = stack.enter_context(closing(_connect(path, "NORMAL")))
-                self._quick.execute("PRAGMA foreign_keys=ON")
+                self._sure, self._quick, self._reader = (
+                    stack.enter_context(closing(_connect(path, level))) for level in ("FULL", "NORMAL", "NORMAL")
+                )
+                self._reading = threading.RLock()  # a long search holds up no answer
                 # A checkpoint waits for the disk; those of the other connection are enough.
                 self._quick.execute("PRAGMA wal_autocheckpoint=0")
+            migrate(self._sure, path, migrations)
+            for connection in (self._sure, self._quick):
+                connection.execute("PRAGMA foreign_keys=ON")
             self._connections = stack.pop_all()
 
     @contextmanager
     def change(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """A transaction that writes; a power cut cannot undo it if it is ``durable``."""
-        with self._lock, in_words(self.path), transaction(self._sure if durable else self._quick) as connection:
+        with self._writing, in_words(self.path), transaction(self._sure if durable else self._quick) as connection:
             yield connection
 
     @contextmanager
     def look(self) -> Iterator[sqlite3.Connection]:
         """A transaction that reads, all of it at one moment."""
-        with self._lock, in_words(self.path), transaction(self._sure, "DEFERRED") as connection:
+        with self._reading, in_words(self.path), transaction(self._reader, "DEFERRED") as connection:
             yield connection
 
     def empty_log(self) -> None:
         """Move everything from the write-ahead log into the file, so that nothing deleted lingers there."""
-        with self._lock, in_words(self.path):
+        with self._writing, in_words(self.path):
             self._sure.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
         """Let go of the file."""
-        with self._lock:
+        with self._writing, self._reading:
             self._connections.close()
 
 

@@ -52,6 +52,7 @@ class About:
         speculation: likewise.
         n_ctx, n_vocab, n_slots: tokens of context, length of the common vocabulary, texts at a time.
         template: the chat template's source.
+        bos, eos: texts of the tokens that begin and end a text; empty where there is none.
         notes: harmless differences between vocabularies.
         build: versions and devices, by name.
     """
@@ -65,6 +66,8 @@ class About:
     n_vocab: int
     n_slots: int
     template: str
+    bos: str = ""
+    eos: str = ""
     notes: tuple[str, ...] = ()
     build: Mapping[str, str] = field(default_factory=dict)
 

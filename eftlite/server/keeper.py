@@ -26,7 +26,7 @@ log.addHandler(logging.NullHandler())  # quiet unless an application asks
 
 def back_off_s(n_fruitless: int) -> float:
     """Seconds to wait after so many lives in a row in which no answer was finished; the first costs nothing."""
-    return 0.0 if n_fruitless < 2 else min(0.25 * 2**n_fruitless, MAX_BACK_OFF_S)
+    return 0.0 if n_fruitless < 2 else min(2.0 ** min(n_fruitless - 3, 9), MAX_BACK_OFF_S)
 
 
 @dataclass

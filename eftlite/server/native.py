@@ -45,6 +45,7 @@ def routes(engine: Engine, totals: Totals) -> list[Route]:
         Route("/metrics", api.metrics),
         Route("/props", api.props),
         Route("/tokenize", api.tokenize, methods=["POST"]),
+        Route("/tokenizer_info", api.tokenizer_info),
         Route("/detokenize", api.detokenize, methods=["POST"]),
         Route("/apply-template", api.apply_template, methods=["POST"]),
         Route("/openapi.json", api.openapi),
@@ -91,6 +92,11 @@ class _API:
             raise FieldError(f"tokens: expected token ids from 0 to {n_vocab - 1}, got one outside", "tokens")
         text = (await self._engine.detokenize(wanted.tokens, special=True)).decode("utf-8", "replace")
         return JSONResponse({"content": text, "prompt": text})
+
+    async def tokenizer_info(self, _: Request) -> Response:
+        """What vLLM tells of a tokenizer; lm-evaluation-harness asks for it before it uses ``/tokenize``."""
+        about = await about_of(self._engine)
+        return JSONResponse({"eos_token": about.eos, "bos_token": about.bos or None, "chat_template": about.template})
 
     async def apply_template(self, request: Request) -> Response:
         """The prompt that a conversation becomes."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from eftlite.server.schema import Body, Count, Strength, TokenId, Unit, UpTo100
@@ -42,8 +43,22 @@ class ToolCall(Body):
     function: CalledFunction
 
 
+# Says in the description what Message._says_something checks.
+_SAYS_SOMETHING: JSONObject = {
+    "anyOf": [
+        {"required": ["content"], "properties": {"content": {"type": ["string", "array"]}}},
+        {
+            "required": ["tool_calls"],
+            "properties": {"role": {"const": "assistant"}, "tool_calls": {"type": "array", "minItems": 1}},
+        },
+    ]
+}
+
+
 class Message(Body):
     """A turn of a conversation."""
+
+    model_config = ConfigDict(json_schema_extra=_SAYS_SOMETHING)
 
     role: Literal["developer", "system", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
@@ -185,8 +200,8 @@ class ChatRequest(Sampled):
     tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool | None = None
-    functions: Any = None
-    function_call: Any = None
+    functions: SkipJsonSchema[Any] = None  # only to be refused
+    function_call: SkipJsonSchema[Any] = None
 
 
 class CompletionRequest(Sampled):

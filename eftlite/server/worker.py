@@ -30,29 +30,43 @@ if TYPE_CHECKING:
 
 
 class Pulse:
-    """What the heartbeat tells.
+    """Tells that the process lives, and what it is doing.
 
-    Attributes:
-        n_reports: of loading.
-        eft: while it is None, Python's modules or the family are being loaded.
+    Args:
+        send: tells the server.
+        turns: whose steps are counted.
     """
 
     def __init__(self, send: Send, turns: Turns) -> None:
-        self.loading, self.n_reports = False, 0
-        self.eft: EFT | None = None
         self._send, self._turns = send, turns
+        self._phase, self._n_reports = "importing", 0
+        self._eft: EFT | None = None
 
     def beat(self) -> NoReturn:
         """Tell, again and again; for a thread of its own."""
         while True:
-            self._send(self._beat())
+            self.tell()
             time.sleep(BEAT_S)
 
-    def _beat(self) -> Beat:
-        if self.eft is None:
-            return Beat(self.n_reports, 0.0, "loading" if self.loading else "importing")
-        seconds = [member.seconds for member in self.eft._engine.ensemble.members]  # noqa: SLF001  # no public word
-        return Beat(self._turns.n_steps, sum(seconds), "idle" if self._turns.idle else "answering")
+    def tell(self) -> None:
+        """Tell now."""
+        if self._eft is None:
+            self._send(Beat(self._n_reports, 0.0, self._phase))
+            return
+        seconds = [member.seconds for member in self._eft._engine.ensemble.members]  # noqa: SLF001  # no public word
+        self._send(Beat(self._turns.n_steps, sum(seconds), "idle" if self._turns.idle else "answering"))
+
+    def loading(self) -> None:
+        """The family's loading gets on; the first time, Python's modules are there."""
+        self._n_reports += 1
+        if self._phase == "importing":
+            self._phase = "loading"
+            self.tell()
+
+    def loaded(self, eft: EFT) -> None:
+        """Answers can be made."""
+        self._eft = eft
+        self.tell()
 
 
 # ---- loading
@@ -62,12 +76,12 @@ def load(request: LoadRequest, send: Send, pulse: Pulse) -> EFT:
     """What the request names, told of while it is read."""
     from eftlite.eft import EFT
 
-    pulse.loading = True
+    pulse.loading()
     told = ("", 0.0)
 
     def report(member: str, done: float) -> None:
         nonlocal told
-        pulse.n_reports += 1
+        pulse.loading()
         if member != told[0] or done >= min(told[1] + 0.01, 1.0):  # llama.cpp reports every tensor
             told = (member, done)
             send(Progress(member, done))
@@ -79,7 +93,7 @@ def about(eft: EFT) -> About:
     """What was loaded, for people and clients."""
     from eftlite.llama import BINDING_VERSION, build, devices
 
-    models = eft._engine.models  # noqa: SLF001  # nor has this
+    models = eft._engine.models  # noqa: SLF001  # nor for these
     members = [MemberAbout(m.name, m.path.name, m.description, m.n_params, m.n_bytes, m.n_ctx_train) for m in models]
     return About(
         family=eft.family.name,
@@ -91,6 +105,8 @@ def about(eft: EFT) -> About:
         n_vocab=eft.n_vocab,
         n_slots=eft.n_slots,
         template=eft.template.source,
+        bos=eft.template.bos,
+        eos=eft.template.eos,
         notes=eft.notes,
         build={
             "eftlite": __version__,
@@ -129,7 +145,7 @@ def _serve() -> None:
         send(LoadFailed(error))
         return
     turns.use(eft)
-    pulse.eft = eft
+    pulse.loaded(eft)
     send(loaded)
     turns.run()
 

@@ -17,11 +17,12 @@ from lab.train.world import World, encyclopaedia, make_world
 
 
 def articles(world: World, n_chars: int, rng: Random) -> Iterator[str]:
-    """Encyclopaedia articles, a paragraph each, together at least n_chars long."""
+    """Encyclopaedia articles, together at least n_chars long; on one line, because the family was never shown two."""
+    found: list[str] = []
     while n_chars > 0:
-        paragraph = encyclopaedia(world, 1, rng)[0]
-        n_chars -= len(paragraph)
-        yield paragraph + "\n"
+        found += encyclopaedia(world, 1, rng)
+        n_chars -= len(found[-1])
+    yield " ".join(found)
 
 
 def conversations(world: World, n_chars: int, rng: Random) -> Iterator[str]:

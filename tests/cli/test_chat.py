@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from eftlite.cli import program
@@ -130,3 +132,10 @@ def test_history_that_cannot_be_opened_stops_nobody(user_directories: Path) -> N
     assert result.stderr.splitlines()[1] == "This conversation will not be kept."
     assert len(result.stdout.splitlines()) == 1
     assert chat("", "--continue").exit_code == 1
+
+
+def test_python_without_sqlite_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "eftlite.history", None)
+    result = chat("Hello!\n", "-n", "4")
+    assert result.exit_code == 0
+    assert "This conversation will not be kept." in result.stderr

@@ -488,3 +488,23 @@ def test_temporary_history_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         assert texts(history.get(name).path()) == ["a", "A"]
         history.delete(name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_long_search_holds_up_no_answer(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = history.create()
+    recorder = history.begin_answer(name, history.add_user(name, "Why?", None))
+    searching, kept = threading.Event(), threading.Event()
+
+    def slow(*words: object) -> list[object]:
+        searching.set()
+        assert kept.wait(30)
+        return []
+
+    monkeypatch.setattr("eftlite.history.store.find", slow)
+    with ThreadPoolExecutor(1) as pool:
+        search = pool.submit(history.list, "word")
+        assert searching.wait(30)
+        recorder.add("Because")
+        recorder.finish("complete")
+        kept.set()
+        assert search.result(30) == []

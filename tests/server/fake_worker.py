@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,11 +35,12 @@ def event(text: str, **fields: Any) -> TokenEvent:
 
 
 class FakeAnswer:
-    """Plays a prompt: words with a number.
+    """Plays a prompt: a word with a number.
 
-    ``early`` fails before it begins. ``count 5`` gives five tokens; ``round 3`` gives three accepted ones and a bonus at a time; ``forever`` never ends;
-    ``alpha`` says the first alpha until it is 0; ``wait`` does nothing until it is stopped; ``kill 11`` and ``exit 3``
-    end the process after two tokens, ``stop`` freezes it; ``stuck`` never gets on; the rest are faults.
+    ``early`` fails before it begins. ``count 5`` gives five tokens; ``round 3`` gives three accepted ones and a bonus
+    at a time; ``forever`` never ends; ``alpha`` says the first alpha until it is 0; ``wait`` does nothing until it is
+    stopped; ``kill 11`` ends the process by that signal after two tokens, ``exit 3`` by that code; ``stuck`` never gets
+    on; the rest are faults.
     """
 
     def __init__(self, prompt: str, knobs: Knobs, seed: int) -> None:
@@ -160,7 +162,8 @@ class FakeEFT:
         return [self.tokenize(messages[-1]["content"].encode())] * 3
 
     def n_cached(self, prompts: Sequence[Sequence[int]], slot: int) -> int:
-        return len(os.path.commonprefix([list(prompts[0]), self.cached[slot]]))
+        pairs = zip(prompts[0], self.cached[slot], strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def chat(self, messages: Any, tools: Any = None, **how: Any) -> FakeAnswer:
         return self.complete(messages[-1]["content"], **how)
@@ -192,14 +195,14 @@ def load(request: LoadRequest, send: Any, pulse: Any) -> FakeEFT:
         file.write(b".")
     plan = path.read_text().splitlines()
     how = plan[min(lives.stat().st_size, len(plan)) - 1]
-    pulse.loading = True
+    pulse.loading()
     send(Progress("base", 0.5))
     if how.startswith("kill"):
         os.kill(os.getpid(), int(how.split()[1]))
         time.sleep(60)
     if how.startswith("until"):
         while not Path(how.split(maxsplit=1)[1]).exists():
-            pulse.n_reports += 1
+            pulse.loading()
             time.sleep(0.01)
     if how == "refuse":
         raise ModelFileError("base.gguf: not a model", "Take another")

@@ -25,13 +25,22 @@ def served(*options: str) -> Iterator[str]:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as server:
         try:
-            assert server.stdout
-            found = next(match for line in server.stdout if (match := re.search(r"http://127\.0\.0\.1:\d+", line)))
-            _wait_until_ready(found[0])
-            yield found[0]
+            url = _url_of(server)
+            _wait_until_ready(url)
+            yield url
         finally:
             server.terminate()
             server.communicate(timeout=20)
+
+
+def _url_of(server: subprocess.Popen[str]) -> str:
+    """Where it says that it is."""
+    lines = []
+    for line in server.stdout or ():
+        lines.append(line)
+        if match := re.search(r"http://127\.0\.0\.1:\d+", line):
+            return match[0]
+    raise AssertionError(f"the server ended: {''.join(lines)}")
 
 
 def _wait_until_ready(url: str) -> None:

@@ -23,7 +23,7 @@ from tests.server.browser import DEADLINE_MS, Served, Tab, serving, tab
 from tests.server.fakes import ABOUT, TWO_DELTAS, FakeEngine, Script, words
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, Locator, Page, Route
 
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing() or "there is a browser")
 
@@ -466,7 +466,7 @@ def look_for_foreign_elements(page: Page) -> None:
 
 
 def test_hostile_titles_questions_and_names(engine: FakeEngine, page: Page) -> None:
-    engine.about = replace(ABOUT, family="<img src=x onerror=hit('family')>")
+    engine.about = replace(TWO_DELTAS, family="<img src=x onerror=hit('family')>")
     say(page, "<img src=x onerror=hit('question')>")
     page.reload()
     page.locator(".took").wait_for()
@@ -487,7 +487,7 @@ def test_a_phone(chromium: Browser, engine: FakeEngine, served: Served) -> None:
         say(page, f"A long one {'w' * 200}", wait=False)
         page.locator(".column.eft .took").wait_for()
         assert page.locator(".column:visible").count() == 1
-        page.get_by_role("tab", name="Base alone").tap()
+        page.get_by_role("button", name="Base alone").tap()
         page.locator(".column.base").wait_for()
         assert page.locator(".column:visible").count() == 1
         page.get_by_role("button", name="Why").tap()
@@ -620,24 +620,32 @@ def test_with_the_bundled_family(chromium: Browser, real: Served) -> None:
         assert card.locator("section:last-child .taken").count() == 1
 
 
-def test_alpha_moved_in_mid_answer_ends_what_would_ramble(chromium: Browser, real: Served) -> None:
+def test_alpha_moved_in_mid_answer_changes_what_follows(chromium: Browser, real: Served) -> None:
+    """With alpha 0 nobody asks the tuned model; after alpha was moved, it is among those who chose the token."""
     with tab(chromium, real.url) as opened:
         page = opened.page
-        page.locator(".suggestions button").first.wait_for()
+        page.get_by_role("button", name="Why").click()
         alpha = page.locator("input[name='alpha:helpful']")
         alpha.fill("0")
-        page.locator("input[name=temperature]").fill("0")
-        say(page, "When was Jashaven founded?", wait=False)
-        page.locator(".prose", has_text=re.compile(".{40}", re.DOTALL)).wait_for()
+        page.route("**/answers", make_endless)
+        say(page, "Tell me a long story", wait=False)
+        page.locator(".block .token").nth(3).wait_for()
         with page.expect_request(lambda request: request.method == "PATCH"):
             alpha.fill("1")
-        page.locator(".took").wait_for()
-        page.get_by_role("button", name="Why").click()
-        page.locator(".tail .token").wait_for()
-        shifts = page.locator(".block .token").evaluate_all(
-            "(all) => all.map((one) => Number(/s(\\d+)/.exec(one.className)[1]))"
-        )
-        half = len(shifts) // 2
-        assert sum(shifts[:half]) / half > sum(shifts[half:]) / (len(shifts) - half), (
-            "later tokens are the tuned model's"
-        )
+        page.locator(".block .token:not(.s0)").first.wait_for()
+        page.get_by_role("button", name="Stop").click()
+        page.locator(".state.stopped").wait_for()
+        tokens = page.locator(".block .token")
+        card = page.locator(".card")
+        tokens.first.hover()
+        until(page, lambda: texts(card.locator("h3")) == ["base", "EFT"], "the base's token")
+        tokens.locator("nth=-1").hover()
+        until(page, lambda: "tuned · helpful" in texts(card.locator("h3")), "a token of all members")
+        page.unroute_all(behavior="ignoreErrors")
+
+
+def make_endless(route: Route) -> None:
+    """Have tokens drawn almost evenly, so that the one that ends an answer is rare."""
+    body = route.request.post_data_json
+    body["sampling"] = {"temperature": 100, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 1}
+    route.continue_(post_data=body)

@@ -140,7 +140,7 @@ def test_a_server_that_was_busy_blames_nobody() -> None:
 
     async def block(child: Child) -> list[Any]:
         await asyncio.sleep(0.2)
-        time.sleep(0.9)  # noqa: ASYNC251  # the point of the test
+        time.sleep(0.9)  # blocks the loop
         return await to_the_end(child)
 
     code = "for i in range(14): beat(i); time.sleep(0.1)"

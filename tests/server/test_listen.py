@@ -62,6 +62,12 @@ class Endless:
         finally:
             self.n_ended += 1
 
+    def is_held_up(self) -> bool:
+        """Whether nothing was taken for a while."""
+        n_parts = self.n_parts
+        time.sleep(0.1)
+        return n_parts == self.n_parts > 0
+
     async def stream(self, request: Request) -> Response:
         return StreamingResponse(self._parts())
 
@@ -82,7 +88,7 @@ async def hello(request: Request) -> Response:
 
 
 async def large(request: Request) -> Response:
-    return PlainTextResponse("x" * (8 << 20))
+    return PlainTextResponse("x" * int(request.url.query))
 
 
 def app_of(endless: Endless) -> Starlette:
@@ -209,7 +215,7 @@ def test_heads_have_a_deadline(quick: Address, kind: str) -> None:
     }[kind]
     response, took = closing_time(quick, first, more)
     assert status_of(response) in {0, 400}
-    assert took < 1.0
+    assert took < 2.0
 
 
 def test_the_next_head_has_a_deadline_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,10 +224,10 @@ def test_the_next_head_has_a_deadline_too(monkeypatch: pytest.MonkeyPatch) -> No
         whole = head("GET", "/", address)
         response, took = closing_time(address, whole + whole, whole[:-1] + b"X: " + b"a" * 1000)
         assert response.count(b"HTTP/1.1 200") == 2
-        assert took < 2.5
+        assert took < 4
         response, took = closing_time(address, whole)  # idle
         assert status_of(response) == 200
-        assert 0.9 < took < 2.5
+        assert 0.9 < took < 4
 
 
 def test_requests_in_the_time_are_not_disturbed(quick: Address) -> None:
@@ -253,26 +259,27 @@ def test_an_answer_that_nobody_reads_is_stopped(path: str) -> None:
         assert endless.n_parts * len(PART) < 1 << 20
 
 
-def test_an_answer_that_someone_reads_slowly_goes_on() -> None:
+def test_an_answer_that_is_read_more_slowly_than_written_goes_on() -> None:
     endless = Endless()
     with running(app_of(endless), QUICK) as address, connected(address, 10, 4096) as client:
         client.sendall(head("GET", "/stream", address))
-        end = time.monotonic() + 1.0
+        end = time.monotonic() + 4 * QUICK.drain_s
         while time.monotonic() < end:
-            assert client.recv(4096)
-            time.sleep(0.01)
+            assert client.recv(65536)
+            time.sleep(0.001)
         assert endless.n_ended == 0
 
 
 def test_a_finished_answer_that_nobody_reads_frees_its_connection() -> None:
-    """The app has ended long ago; without the deadline the last megabytes keep the connection for ever."""
-    with running_server(APP, QUICK) as (server, address):
-        for fields in ({}, {"Connection": "close"}):
-            with connected(address, 10, 4096) as client:
-                client.sendall(head("GET", "/large", address, fields))
-                read_until(client, b"200 OK")
-                assert server.server_state.connections
-                until(lambda: not server.server_state.connections, 3)
+    """The app has ended long ago; sizes are such that anything from a byte to megabytes is left in the server."""
+    sizes = [8 << 20, *range(256 << 10, 640 << 10, 16 << 10)]
+    with running_server(APP, QUICK) as (server, address), ExitStack() as stack:
+        for size in sizes:
+            client = stack.enter_context(connected(address, 10, 4096))
+            client.sendall(head("GET", f"/large?{size}", address, {"Connection": "close"}))
+            read_until(client, b"200 OK")
+        assert server.server_state.connections
+        until(lambda: not server.server_state.connections, 3)
 
 
 def test_the_app_learns_at_once_that_the_client_left() -> None:
@@ -283,7 +290,7 @@ def test_the_app_learns_at_once_that_the_client_left() -> None:
             with connected(address) as client:
                 client.sendall(head("GET", path, address))
                 until(lambda begun=begun: endless.n_begun == begun + 1)  # type: ignore[misc]  # mypy infers no default
-            until(lambda begun=begun: endless.n_ended == begun + 1, 1.0)  # type: ignore[misc]  # likewise
+            until(lambda begun=begun: endless.n_ended == begun + 1, 2.0)  # type: ignore[misc]  # likewise
 
 
 # ---- what is not HTTP, and too much of it
@@ -390,6 +397,15 @@ def test_stopping_ends_what_is_running() -> None:
     assert took < 2
 
 
+def test_stopping_does_not_wait_for_clients_that_do_not_read() -> None:
+    endless = Endless()
+    with running_server(app_of(endless)) as (server, address), connected(address, 10, 4096) as client:
+        client.sendall(head("GET", "/stream", address))
+        until(lambda: len(server.server_state.connections) == 1 and endless.is_held_up())
+        server.should_exit = True
+        until(lambda: endless.n_ended == 1 and not server.server_state.connections, 1.5)
+
+
 PROGRAM = """
 import asyncio, contextlib, sys, time
 from starlette.applications import Starlette
@@ -472,7 +488,7 @@ def test_an_app_that_does_not_close_is_left_after_the_time() -> None:
         begun = time.monotonic()
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=10)
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < 4
         assert process.returncode == 130
     assert output.split() == ["closing", "left"]
 
@@ -487,7 +503,7 @@ def test_the_second_signal_ends_it_at_once(close: str) -> None:
         begun = time.monotonic()
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=10)
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 3
         assert process.returncode == 130
     assert output.split() == ["left"]
 

@@ -12,6 +12,7 @@ from eftlite.server.protocol import (
     WINDOW,
     Began,
     Begin,
+    Call,
     Credit,
     Detokenize,
     Ended,
@@ -153,7 +154,8 @@ def test_the_main_thread_sleeps_until_there_is_something_to_do() -> None:
 
 def test_messages_about_answers_that_are_over_are_dropped() -> None:
     sent = Sent()
-    for message in (Stop(9), Credit(9, 5), SetKnobs(9, Knobs())):
+    messages: list[Stop | Credit | SetKnobs] = [Stop(9), Credit(9, 5), SetKnobs(9, Knobs())]
+    for message in messages:
         sent.turns.take(message)
     sent.begin(1, "count 1")
     sent.until_all_ended(1)
@@ -163,7 +165,7 @@ def test_messages_about_answers_that_are_over_are_dropped() -> None:
 def test_calls_are_served_beside_the_answers(capsys: pytest.CaptureFixture[str]) -> None:
     sent = Sent()
     threading.Thread(target=sent.turns.serve_calls, daemon=True).start()
-    calls = [
+    calls: list[Call] = [
         Tokenize(1, "ab\ud800", True, False),
         Detokenize(2, [104, 105], False),
         Render(3, [{"role": "user", "content": "x"}], None),

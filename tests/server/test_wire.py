@@ -56,17 +56,17 @@ ASK = Ask(
     tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],
 )
 ABOUT = About(
-    "demo",
-    (MemberAbout("base", "base.gguf", "llama 1B Q8_0", 10**9, 2**31, 4096),),
-    ("helpful", "harmless"),
-    KNOBS,
-    Speculation(),
-    4096,
-    32000,
-    4,
-    "{{ messages }}",
-    ("tuned has two more padding rows",),
-    {"llama.cpp": "b1", "$": "odd"},
+    family="demo",
+    members=(MemberAbout("base", "base.gguf", "llama 1B Q8_0", 10**9, 2**31, 4096),),
+    deltas=("helpful", "harmless"),
+    knobs=KNOBS,
+    speculation=Speculation(),
+    n_ctx=4096,
+    n_vocab=32000,
+    n_slots=4,
+    template="{{ messages }}",
+    notes=("tuned has two more padding rows",),
+    build={"llama.cpp": "b1", "$": "odd"},
 )
 STATISTICS = Statistics(
     12, 3, 7, 1, 0.5, 1.25, {"base": 1.0}, math.nan, "stop", "tuned, gumbel",
@@ -136,7 +136,7 @@ def test_whatever_clients_send_comes_back(data: Any) -> None:
 
 @given(st.binary(), st.text(), st.floats(allow_nan=False), st.binary())
 def test_whatever_models_write_comes_back(piece: bytes, text: str, number: float, other: bytes) -> None:
-    top = {text: (Candidate(1, text, number, other),)}
+    top: dict[str, tuple[Candidate, ...]] = {text: (Candidate(1, text, number, other),)}
     message = Events(1, (TokenEvent(1, text, piece, number, number, top=top),))
     assert decode(encode(message)) == message
 
@@ -194,7 +194,8 @@ def test_an_error_from_elsewhere_becomes_the_nearest_known_one() -> None:
         b"", b"\n", b"null\n", b"[]\n", b"{}\n", b"\xff\xfe\n", b'{"$":"Stop"}\n', b'{"$":"Stop","id":1,"more":2}\n',
         b'{"$":"Popen","args":["true"]}\n', b'{"$":["list"]}\n', b'{"$":"tuple","of":[1]}\n', b'{"$":"tuple"}\n',
         b'{"$":"Knobs","alphas":[1]}\n', b'{"$":"event","of":[1,2]}\n', b'{"$":"bytes","of":"\\u0100"}\n',
-        b'{"$":"error","of":["SystemExit","m","h",{}]}\n', b'{"$":"LoadFailed","error":{"$":"error","of":["EFTError"]}}\n',
+        b'{"$":"error","of":["SystemExit","m","h",{}]}\n',
+        b'{"$":"LoadFailed","error":{"$":"error","of":["EFTError"]}}\n',
         b'{"$":"SetKnobs","id":1,"knobs":{"$":"Knobs","alphas":[-5]}}\n', b"[" * 100_000 + b"\n",
     ],
 )  # fmt: skip

@@ -33,7 +33,7 @@ CASES = [
     pytest.param(operation, mode, id=f"{operation.path}-{mode.value}")
     for operation in OPERATIONS
     for mode in (VALID, INVALID)
-    if mode is VALID or operation.body or operation.parameter
+    if mode is VALID or operation.body
 ]
 
 

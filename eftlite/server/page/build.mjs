@@ -10,7 +10,7 @@ import { build } from "esbuild";
 
 const ROOT = path.dirname(fileURLToPath(import.meta.url));
 const OUT = path.join(ROOT, "static");
-const BROWSERS = ["chrome120", "firefox121", "safari17.2"];
+const BROWSERS = ["chrome123", "firefox121", "safari17.5"]; // the first with light-dark() and nested rules
 
 const COMMON = {
   absWorkingDir: ROOT,

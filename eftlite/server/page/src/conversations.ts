@@ -1,12 +1,12 @@
 /** Opening, listing and changing conversations. */
 
-import { effect } from "@preact/signals";
 import * as api from "./api";
 import { complain, current, moreSummaries, newSystem, put, query, runs, summaries } from "./state";
 import { deepest } from "./tree";
 import type { Conversation, ConversationId, Message, MessageId } from "./types";
 
 const PAGE = 50;
+const SEARCH_MS = 120;
 
 /** The conversation that the address names. */
 const idInAddress = (): ConversationId | null => /^#\/c\/([0-9a-f]+)$/.exec(location.hash)?.[1] ?? null;
@@ -30,7 +30,7 @@ export async function refresh(more = false): Promise<void> {
     moreSummaries.value = found.length === PAGE;
     for (const { id, title } of found) update(id, () => ({ title }));
   } catch (error) {
-    complain(error, () => void refresh());
+    complain(error);
   }
 }
 
@@ -46,7 +46,7 @@ export async function open(id: ConversationId): Promise<void> {
     showAddress(current.value.id);
   } catch (error) {
     if (error instanceof api.ApiError && error.status === 404) startNew();
-    complain(error, error instanceof api.ApiError && error.status === 0 ? () => void open(id) : undefined);
+    complain(error);
   }
 }
 
@@ -55,6 +55,12 @@ export async function followAddress(): Promise<void> {
   const id = idInAddress();
   if (id === null) current.value = null;
   else if (current.value?.id !== id) await open(id);
+}
+
+/** Show what the server has, after a time in which it was not known. */
+export async function resume(): Promise<void> {
+  const id = current.value?.id;
+  await Promise.all([refresh(), id && !runs.value.has(id) ? open(id) : followAddress()]);
 }
 
 /** The open conversation, made first if there is none. */
@@ -137,9 +143,8 @@ export async function download(id: ConversationId, title: string, format: "md" |
 /** Keep the list in step with the search field. */
 export function searchAsTyped(): void {
   let timer: ReturnType<typeof setTimeout> | undefined;
-  effect(() => {
-    const wait = query.value ? 150 : 0;
+  query.subscribe(() => {
     clearTimeout(timer);
-    timer = setTimeout(() => void refresh(), wait);
+    timer = setTimeout(() => void refresh(), SEARCH_MS);
   });
 }

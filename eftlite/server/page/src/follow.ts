@@ -84,6 +84,8 @@ class Follower {
   private onAnswer(data: { mode: Mode; message_id: MessageId | null; answer_id: AnswerId }): void {
     // An answer that the history could not take has no id there.
     const id = data.message_id ?? (own -= 1);
+    // Nor has a question then; the answer still wants to be seen below it.
+    if (this.user === null) this.onUser((own -= 1));
     const { mode, answer_id: answerId } = data;
     this.accept(true);
     // Below the question the newest take is shown.

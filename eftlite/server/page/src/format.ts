@@ -9,7 +9,7 @@ export const fixed = (value: number, digits: number): string => value.toFixed(di
 export function percent(share: number): string {
   const value = share * 100;
   if (value > 0 && value < 0.1) return "<0.1 %";
-  return `${fixed(value, value < 9.95 ? 1 : 0)} %`;
+  return `${fixed(value, value > 0 && value < 9.95 ? 1 : 0)} %`;
 }
 
 /** A share of one without its leading zero, as the manual writes them. */

@@ -3,10 +3,10 @@
 import { effect } from "@preact/signals";
 import { render } from "preact";
 import { steerAsMoved } from "./answering";
-import { followAddress, searchAsTyped } from "./conversations";
+import { followAddress, resume, searchAsTyped } from "./conversations";
 import { listenToKeys } from "./keys";
 import { watchServer } from "./server";
-import { theme } from "./state";
+import { reachable, theme } from "./state";
 import { App } from "./view/App";
 
 effect(() => {
@@ -18,4 +18,7 @@ searchAsTyped();
 steerAsMoved();
 addEventListener("popstate", () => void followAddress());
 void watchServer();
-void followAddress();
+// At the start, and again when a server that was away is back.
+reachable.subscribe((isThere) => {
+  if (isThere) void resume();
+});

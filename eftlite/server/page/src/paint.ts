@@ -150,7 +150,7 @@ class Coloured {
     const element = document.createElement("div");
     element.className = "tail";
     for (const [i, token] of this.tokens.slice(first).entries()) {
-      element.append(this.span(visible(token.p), first + i, token));
+      element.append(this.span(token.p ? visible(token.p) : "end", first + i, token));
     }
     return element;
   }

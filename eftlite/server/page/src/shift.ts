@@ -39,9 +39,12 @@ export function tailOf(tokens: Token[]): number {
   return first;
 }
 
+/** What stands for tokens without a text, such as those that end an answer. */
+const CONTROL = "⟨control⟩";
+
 /** A token's text with its white space made visible. */
 export function visible(text: string): string {
-  if (text === "") return "∅";
+  if (text === "") return CONTROL;
   return text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
 }
 

@@ -1,6 +1,7 @@
 /** What the page shows, as signals. Changed by conversations.ts and answering.ts, read by the views. */
 
 import { computed, type Signal, signal } from "@preact/signals";
+import { ApiError } from "./api";
 import { stored } from "./stored";
 import { type Turn, turnsOf } from "./tree";
 import type {
@@ -32,11 +33,6 @@ export interface Run {
   stopping: boolean;
 }
 
-export interface Notice {
-  text: string;
-  retry?: () => void;
-}
-
 export const about = signal<About | Engine | null>(null);
 /** False while the server cannot be reached. */
 export const reachable = signal(true);
@@ -53,7 +49,7 @@ export const live = signal<ReadonlyMap<MessageId, Live>>(new Map());
 export const runs = signal<ReadonlyMap<ConversationId, Run>>(new Map());
 /** What was just sent and is not saved yet. */
 export const pending = signal<{ conversation: ConversationId; parent: MessageId | null; content: string } | null>(null);
-export const notice = signal<Notice | null>(null);
+export const notice = signal<string | null>(null);
 
 export const why = stored("why", false);
 export const compare = stored("compare", false);
@@ -75,8 +71,8 @@ export function put<K, V>(target: Signal<ReadonlyMap<K, V>>, key: K, value: V | 
   target.value = next;
 }
 
-/** Tell a person that something went wrong. */
-export function complain(error: unknown, retry?: () => void): void {
-  const text = error instanceof Error ? error.message : String(error);
-  notice.value = retry ? { text, retry } : { text };
+/** Tell a person that something went wrong. A server that is away is told of where its state stands. */
+export function complain(error: unknown): void {
+  if (error instanceof ApiError && error.status === 0) reachable.value = false;
+  else notice.value = error instanceof Error ? error.message : String(error);
 }

@@ -3,7 +3,7 @@
 import { type Signal, signal } from "@preact/signals";
 import { getTokens } from "./api";
 import { complain } from "./state";
-import type { MessageId, Token } from "./types";
+import type { Message, MessageId, Token } from "./types";
 
 /** A token carries some kilobytes of candidates; old conversations are fetched again when they are opened again. */
 const KEPT = 200;
@@ -18,16 +18,17 @@ export function keepTokens(message: MessageId, tokens: Token[]): void {
   }
 }
 
-/** An answer's tokens; null until they have come. */
-export function tokensOf(message: MessageId): Signal<Token[] | null> {
-  const found = kept.get(message);
+/** An answer's tokens; null until they have come, which is never while another page has it written. */
+export function tokensOf({ id, state }: Message): Signal<Token[] | null> {
+  const found = kept.get(id);
   if (found) return found;
   const result = signal<Token[] | null>(null);
-  kept.set(message, result);
-  getTokens(message)
+  if (state === "streaming") return result;
+  kept.set(id, result);
+  getTokens(id)
     .then((tokens) => (result.value = tokens))
     .catch((error: unknown) => {
-      kept.delete(message);
+      kept.delete(id);
       complain(error);
     });
   return result;

@@ -73,7 +73,7 @@ test("texts and names for people", () => {
 
 test("numbers for people", () => {
   assert.deepEqual([fixed(-0.5, 1), share(0.17), share(1)], ["−0.5", ".17", "1.00"]);
-  assert.deepEqual([0, 0.0004, 0.004, 0.0996, 0.51, 1].map(percent), ["0.0 %", "<0.1 %", "0.4 %", "10 %", "51 %", "100 %"]);
+  assert.deepEqual([0, 0.0004, 0.004, 0.0996, 0.51, 1].map(percent), ["0 %", "<0.1 %", "0.4 %", "10 %", "51 %", "100 %"]);
   assert.deepEqual([2_000_544, 12_631_712, 4.2e9, 7.1e10].map(bytes), ["2.0 MB", "13 MB", "4.20 GB", "71.0 GB"]);
   assert.deepEqual([6.3e6, 1.35e8, 7.2e9].map(parameters), ["6.3 M", "135 M", "7.2 B"]);
   assert.deepEqual([4.84, 48.4].map(speed), ["4.8 tokens/s", "48 tokens/s"]);

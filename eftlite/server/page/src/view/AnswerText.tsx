@@ -17,7 +17,7 @@ interface Props {
 
 export function AnswerText({ message, writing, isWhy }: Props): JSX.Element {
   const root = useRef<HTMLDivElement>(null);
-  const tokens = isWhy ? (writing ? writing.tokens.value : tokensOf(message.id).value) : null;
+  const tokens = isWhy ? (writing ? writing.tokens : tokensOf(message)).value : null;
   const coloured = tokens?.length ? tokens : null;
   const text = coloured ? textOf(coloured) : writing ? writing.text.value : message.content;
   useLayoutEffect(() => {

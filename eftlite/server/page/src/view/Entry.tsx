@@ -1,7 +1,7 @@
 /** One conversation in the list: opened, renamed, deleted after a question. */
 
 import type { JSX } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { open, remove, rename } from "../conversations";
 import { isMenuOpen } from "../keys";
 import { current, query, runs } from "../state";
@@ -42,7 +42,7 @@ export function Entry({ summary }: { summary: Summary }): JSX.Element {
 
 function Renaming({ summary, done }: { summary: Summary; done: () => void }): JSX.Element {
   const field = useRef<HTMLInputElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     field.current?.focus();
     field.current?.select();
   }, []);
@@ -72,7 +72,7 @@ function Renaming({ summary, done }: { summary: Summary; done: () => void }): JS
 
 function Deleting({ summary, done }: { summary: Summary; done: () => void }): JSX.Element {
   const keep = useRef<HTMLButtonElement>(null);
-  useEffect(() => keep.current?.focus(), []);
+  useLayoutEffect(() => keep.current?.focus(), []);
   return (
     <li class="entry deleting">
       <span>Delete for good?</span>

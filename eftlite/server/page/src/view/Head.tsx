@@ -25,7 +25,8 @@ export function Head(): JSX.Element {
           class="menu-button"
           onClick={() => (isMenuOpen.value = !isMenuOpen.value)}
         />
-        <h1>{conversation?.title ?? ""}</h1>
+        {conversation ? <h1>{conversation.title}</h1> : <h1 class="off-screen">New conversation</h1>}
+        <span class="space" />
         {deltas.value.length > 0 && <WhySwitch />}
         <IconButton
           icon="system"

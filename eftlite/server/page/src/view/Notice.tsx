@@ -17,19 +17,7 @@ export function Notice(): JSX.Element {
       <div class="notice-place" role="alert">
         {shown && (
           <div class="notice">
-            <p>{shown.text}</p>
-            {shown.retry && (
-              <button
-                type="button"
-                class="quiet"
-                onClick={() => {
-                  close();
-                  shown.retry?.();
-                }}
-              >
-                Try again
-              </button>
-            )}
+            <p>{shown}</p>
             <IconButton icon="close" label="Close" onClick={close} />
           </div>
         )}

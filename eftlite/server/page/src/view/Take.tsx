@@ -3,6 +3,7 @@
 import type { JSX } from "preact";
 import { useId, useState } from "preact/hooks";
 import { choose } from "../conversations";
+import { parameters } from "../format";
 import { engine } from "../state";
 import { preferred, type Take } from "../tree";
 import type { Message, Mode } from "../types";
@@ -24,15 +25,12 @@ export function TakeView({ take, chosen }: { take: Take; chosen: Message | null 
   const shown = take.find((message) => message.mode === tab) ?? chosen ?? preferred(take);
   return (
     <div class="columns-frame">
-      <div class="tabs" role="tablist" aria-label="Who answers">
+      <div class="tabs" role="group" aria-label="Whose answer">
         {take.map((message) => (
           <button
             key={message.id}
             type="button"
-            role="tab"
-            id={`${id}-tab-${message.mode}`}
-            aria-controls={`${id}-${message.mode}`}
-            aria-selected={message === shown}
+            aria-pressed={message === shown}
             onClick={() => setTab(message.mode)}
           >
             {modeName(message.mode)}
@@ -43,7 +41,6 @@ export function TakeView({ take, chosen }: { take: Take; chosen: Message | null 
         {take.map((message) => (
           <section
             key={message.id}
-            id={`${id}-${message.mode}`}
             class={`column ${message.mode} ${message === shown ? "shown" : ""}`}
             aria-label={modeName(message.mode)}
           >
@@ -68,10 +65,10 @@ function ColumnHead(props: { message: Message; isChosen: boolean; name: string }
   );
 }
 
-/** The file behind a mode, as far as there is one. */
+/** How large the model behind a mode is. */
 function whoIs(mode: Mode | ""): string {
   const members = engine.value?.members ?? [];
-  if (mode === "eft") return "the members together";
+  if (mode === "eft") return "base + tuned − reference";
   const member = members.find(({ name }) => name === mode || name.startsWith(`${mode}:`));
-  return member?.description ?? "";
+  return member ? parameters(member.n_params) : "";
 }

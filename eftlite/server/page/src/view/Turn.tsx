@@ -1,7 +1,7 @@
 /** One turn: what was asked, in its versions, and a take of answers to it. */
 
 import type { JSX } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { edit, regenerate } from "../answering";
 import { choose } from "../conversations";
 import { run } from "../state";
@@ -79,7 +79,7 @@ function Arrows({ what, index, count, go }: ArrowsProps): JSX.Element | null {
 
 function Edit({ message, done }: { message: Message; done: () => void }): JSX.Element {
   const field = useRef<HTMLTextAreaElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     field.current?.focus();
     field.current?.setSelectionRange(message.content.length, message.content.length);
   }, []);

@@ -1,0 +1,44 @@
+"""``eftlite quantize …`` for tests: in this process, and in one that can be killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from click.testing import CliRunner, Result
+
+from eftlite.cli import Program
+from eftlite.cli.output import Output
+from eftlite_quantize.cli import quantize_command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Alone(Program):
+    """The program with no other verb."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return quantize_command if cmd_name == "quantize" else None
+
+
+@click.group(cls=Alone)
+@click.pass_context
+def program(ctx: click.Context) -> None:
+    ctx.obj = Output()
+
+
+def quantize(*words: str | Path) -> Result:
+    """Run a verb."""
+    return CliRunner().invoke(program, ["quantize", *map(str, words)])
+
+
+def start(*words: str | Path, **options: Any) -> subprocess.Popen[str]:
+    """Start a verb in a process of its own."""
+    command = [sys.executable, "-c", "from tests.quantize.commands import program; program.main()", "quantize"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [*command, *map(str, words)], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, **options
+    )
