@@ -129,7 +129,7 @@ def place_labels(picture: Picture, axes: Axes, labels: Sequence[tuple[float, flo
     """
     picture.draw_without_rendering()
     legend = axes.get_legend()
-    taken = [_box(*axes.transData.transform((x, y)), MARKER) for x, y, _ in labels] + (
+    taken = [_box(axes.transData.transform((x, y)), MARKER) for x, y, _ in labels] + (
         [legend.get_window_extent()] if legend else []
     )
     taken += [box for line in axes.get_lines() for box in _along(axes, line.get_xydata())]
@@ -181,7 +181,7 @@ def _extent(note: Any) -> Any:
     """The box of an annotation's text, in pixels; its own method would include its line."""
     from matplotlib.text import Text
 
-    note.update_positions(None)
+    note.get_window_extent()  # brings it to its place
     return Text.get_window_extent(note)
 
 
@@ -191,11 +191,12 @@ def _along(axes: Axes, points: Any) -> list[Any]:
     found = []
     for start, end in pairwise(pixels):
         n = max(int(max(abs(end - start)) / STEP), 1)
-        found += [_box(*(start + (end - start) * i / n), 1) for i in range(n + 1)]
+        found += [_box(start + (end - start) * i / n, 1) for i in range(n + 1)]
     return found
 
 
-def _box(x: float, y: float, radius: float) -> Any:
+def _box(centre: Any, radius: float) -> Any:
+    """A square around a place (2,) in pixels."""
     from matplotlib.transforms import Bbox
 
-    return Bbox.from_extents(x - radius, y - radius, x + radius, y + radius)
+    return Bbox((centre - radius, centre + radius))

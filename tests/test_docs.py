@@ -15,12 +15,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.server.serving import served
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,8 +36,10 @@ MANUAL = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 PAGES = [*MANUAL, ROOT / "CHANGELOG.md", *sorted((ROOT / "plugins").rglob("*.md"))]
 GENERATOR = runpy.run_path(str(DOCS / "generate_cli.py"))
 
-# Whole question sets and benchmarks; the tests of those verbs run them in small.
-TOO_LONG = {"demo", "bench"}
+# Whole question sets and benchmarks; the tests of those verbs run them in small. A server does not end by itself.
+TOO_LONG = {"demo", "bench", "serve"}
+# Commands of programs that tests/server drives against a real server.
+TESTED_THERE = {"lm_eval"}
 # Typed into every command that reads: a chat of one message.
 TYPED = "Hello!\n/exit\n"
 SYSTEM_TOOLS = {"git", "cd", "sudo", "xcode-select"}
@@ -142,21 +147,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory, demo_family: dict[str, Path
         shutil.copyfile(demo_family[role], place / f"{role}.gguf")
     (family,) = (block for block in blocks(DOCS / "models.md") if block.language == "toml")
     (place / "family.toml").write_text(family.text, encoding="utf-8")
+    run_eftlite(("chat",), place, "Where is Kelworth?\n/exit\n")  # a conversation for `eftlite history`
     return place
 
 
 # --- commands ---
 
 
-def shared_cache(folder: Path) -> dict[str, str]:
-    """One cache for all tests here, as a user has one: batches' costs are measured once."""
-    return {"EFTLITE_CACHE_DIR": str(folder / "cache")}
+def shared_folders(folder: Path) -> dict[str, str]:
+    """One cache and one history for all tests here, as a user has: batches' costs are measured once."""
+    return {"EFTLITE_CACHE_DIR": str(folder / "cache"), "EFTLITE_STATE_DIR": str(folder / "state")}
 
 
 def run_eftlite(words: tuple[str, ...], folder: Path, typed: str = "") -> subprocess.CompletedProcess[str]:
     """Run the command line in folder, as the user of an installed eftlite would."""
     command = [sys.executable, "-c", GENERATOR["RUN"], *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **shared_cache(folder)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **shared_folders(folder)}
     return subprocess.run(
         command,
         input=typed,
@@ -179,8 +185,8 @@ def test_command_runs(command: Command, folder: Path) -> None:
 
 @cache
 def help_of(verb: str) -> str:
-    """A verb's help text; the program's own for the empty name."""
-    text: str = GENERATOR["help_text"]((verb,) if verb else ())
+    """A verb's help text, or that of a verb's own verb; the program's own for the empty name."""
+    text: str = GENERATOR["help_text"](tuple(verb.split()))
     return text
 
 
@@ -196,6 +202,9 @@ def test_command_names_real_verbs_and_options(command: Command) -> None:
     words = list(command.words[1:])
     verb = "" if not words or words[0].startswith("-") else words[0]
     assert not verb or verb in verbs(), f"eftlite has no command {verb}"
+    if below := GENERATOR["verbs"](help_of(verb)) if verb else []:
+        assert words[1] in below, f"eftlite {verb} has no command {words[1]}"
+        verb = f"{verb} {words[1]}"
     options = [word.partition("=")[0] for word in words if word.startswith("--")]
     unknown = [option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", help_of(verb))]
     assert not unknown, f"{command.text}: {verb or 'eftlite'} has no {', '.join(unknown)}"
@@ -247,7 +256,9 @@ def test_other_command_is_sound(command: Command) -> None:
             assert command.words[3] == "install"
             check_pip(command.words[4:])
     else:
-        assert command.program in SYSTEM_TOOLS, f"{command.place}: nothing here knows how to check {command.program}"
+        assert command.program in SYSTEM_TOOLS | TESTED_THERE, (
+            f"{command.place}: nothing here knows how to check {command.program}"
+        )
 
 
 def test_readme_begins_with_its_two_commands() -> None:
@@ -290,6 +301,7 @@ def test_every_chat_command_is_documented(folder: Path) -> None:
 
 # --- Python ---
 
+ADDRESS = "127.0.0.1:8484"  # of the server in the manual
 PYTHON_PAGES = [page for page in MANUAL if any(block.language == "python" for block in blocks(page))]
 
 
@@ -299,18 +311,30 @@ def test_python_examples_run(page: Path, folder: Path, monkeypatch: pytest.Monke
     from eftlite import EFT
 
     monkeypatch.chdir(folder)
-    for variable, value in shared_cache(folder).items():
+    for variable, value in shared_folders(folder).items():
         monkeypatch.setenv(variable, value)
+    examples = [block for block in blocks(page) if block.language == "python"]
     space: dict[str, Any] = {"__name__": "manual"}
     try:
-        for block in blocks(page):
-            if block.language == "python":
+        with server_of(examples) as address:
+            for block in examples:
                 # Blank lines before it make a traceback point at the page's own line.
-                exec(compile("\n" * (block.line - 1) + block.text, name(page), "exec"), space)
+                text = "\n" * (block.line - 1) + block.text.replace(ADDRESS, address)
+                exec(compile(text, name(page), "exec"), space)
     finally:
         for value in space.values():
             if isinstance(value, EFT):
                 value.close()
+
+
+@contextmanager
+def server_of(examples: list[Block]) -> Iterator[str]:
+    """The address of a server, if the examples speak to one."""
+    if any(ADDRESS in block.text for block in examples):
+        with served() as url:
+            yield url.removeprefix("http://")
+    else:
+        yield ADDRESS
 
 
 def test_every_argument_of_eft_is_documented() -> None:

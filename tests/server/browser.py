@@ -22,7 +22,7 @@ from eftlite.server.guards import Rules
 from eftlite.server.listen import bind, make_server, url_of
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page, Playwright
+    from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Playwright
 
     from eftlite.server.asking import Engine
 
@@ -88,9 +88,13 @@ class Tab:
         page.set_default_timeout(DEADLINE_MS)
         page.add_init_script(WATCH)
         page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (self.problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("dialog", self._dismiss)
         page.on("console", lambda message: self._note(message.type, message.text))
         page.on("request", lambda request: self._look(request.url))
+
+    def _dismiss(self, dialog: Dialog) -> None:
+        self.problems.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
 
     def _note(self, kind: str, text: str) -> None:
         if kind in {"error", "warning"} and not any(words in text for words in self.expected):

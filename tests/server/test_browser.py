@@ -10,11 +10,11 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from eftlite.errors import BusyError, EFTError
+from eftlite.errors import BusyError, EFTError, HistoryError
 from eftlite.server.engine import WorkerEngine
 from eftlite.server.protocol import LoadRequest
 from eftlite.settings import Knobs, ModelSettings
@@ -331,6 +331,16 @@ def test_edit_and_regenerate(engine: FakeEngine, page: Page) -> None:
     assert [message["content"] for message in engine.asks[3].messages or ()] == ["One", "Second.", "Three"]
 
 
+def test_an_answer_that_cannot_be_kept_is_shown(served: Served, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> NoReturn:
+        raise HistoryError("history: the disk is full")
+
+    monkeypatch.setattr(served.history, "add_user", full)
+    say(page, "Hello?")
+    assert texts(page.locator(".prose")) == ["Hello there, friend."]
+    page.get_by_role("alert").get_by_text("the disk is full").wait_for()
+
+
 def test_what_is_refused_is_not_lost(engine: FakeEngine, opened: Tab) -> None:
     page, opened.expected = opened.page, ["status of 5", "status of 4"]
     engine.refusal = BusyError("engine: 64 answers are waiting")
@@ -347,6 +357,20 @@ def test_an_answer_that_fails(engine: FakeEngine, page: Page) -> None:
     engine.scripts = [Script("Well,", error=EFTError("engine: it broke"))]
     say(page, "Hello?")
     assert "engine: it broke" in page.locator(".state.failed").inner_text()
+
+
+def test_a_server_that_goes_away_and_comes_back(engine: FakeEngine, opened: Tab) -> None:
+    page, opened.expected = opened.page, ["ERR_FAILED"]
+    engine.scripts = [Script("one two three", hold_at=1), Script("Back again.")]
+    page.route("**/api/**", lambda route: route.abort())
+    page.fill("#say", "Are you there?")
+    page.press("#say", "Enter")
+    page.locator(".server-state", has_text="cannot be reached").wait_for()
+    assert page.input_value("#say") == "Are you there?"
+    page.unroute_all(behavior="ignoreErrors")
+    until(page, lambda: not page.locator(".server-state").inner_text(), "the server")
+    page.press("#say", "Enter")
+    page.locator(".prose", has_text="one").wait_for()
 
 
 # ---- what is kept
@@ -402,6 +426,16 @@ def test_search_rename_delete_export(engine: FakeEngine, page: Page) -> None:
 
 
 # ---- hostile output
+
+
+def test_the_policy_allows_the_page_alone(chromium: Browser, served: Served) -> None:
+    with tab(chromium, served.url) as opened:
+        response = opened.page.reload()
+        assert response is not None
+        policy = response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert not re.search(r"unsafe|https?:|\*", policy)
+
 
 PAYLOADS = [
     "<script>hit(1)</script>",
@@ -646,6 +680,6 @@ def test_alpha_moved_in_mid_answer_changes_what_follows(chromium: Browser, real:
 
 def make_endless(route: Route) -> None:
     """Have tokens drawn almost evenly, so that the one that ends an answer is rare."""
-    body = route.request.post_data_json
+    body = dict(route.request.post_data_json or {})
     body["sampling"] = {"temperature": 100, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 1}
     route.continue_(post_data=body)

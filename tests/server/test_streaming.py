@@ -364,8 +364,8 @@ def test_a_connection_that_breaks(history: History) -> None:
             headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
             client.sendall(head("POST", f"/api/conversations/{conversation}/answers", address, headers) + body)
             read_until(client, b'" two"')
-        until(lambda: engine.n_running == 0, 1.0)
-        until(lambda: history.get(conversation).messages[-1].state == "stopped", 1.0)
+        until(lambda: engine.n_running == 0)
+        until(lambda: history.get(conversation).messages[-1].state == "stopped")
     assert history.get(conversation).messages[-1].content == "One two"
 
 

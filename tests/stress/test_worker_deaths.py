@@ -135,7 +135,7 @@ async def one_trial(engine: WorkerEngine, number: signal.Signals, phase: str, tr
 
 
 @pytest.mark.parametrize("phase", ["load", "prompt", "decode"])
-@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV, signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV, signal.SIGKILL, signal.SIGSTOP], ids=lambda n: n.name)
 def test_deaths_are_told_and_mended(number: signal.Signals, phase: str) -> None:
     """Row 18: ten deaths each; the client is told, those who wait are answered, and rightly."""
 

@@ -27,7 +27,9 @@ const sha256 = (data) => createHash("sha256").update(data).digest("hex");
 /** Every file that the build depends on, as paths relative to this folder. */
 async function sources() {
   const found = await readdir(path.join(ROOT, "src"), { recursive: true, withFileTypes: true });
-  const files = found.filter((entry) => entry.isFile()).map((entry) => path.join(entry.parentPath ?? entry.path, entry.name));
+  const files = found
+    .filter((entry) => entry.isFile())
+    .map((entry) => path.join(entry.parentPath ?? entry.path, entry.name));
   const relative = files.map((file) => path.relative(ROOT, file).split(path.sep).join("/"));
   return [...relative, "build.mjs", "package.json", "package-lock.json", "tsconfig.json"].sort();
 }

@@ -132,7 +132,12 @@ export async function download(id: ConversationId, title: string, format: "md" |
     const address = URL.createObjectURL(await api.exportConversation(id, format));
     const anchor = document.createElement("a");
     anchor.href = address;
-    anchor.download = `${title.replace(/[^\p{L}\p{N} _-]+/gu, "").trim().slice(0, 60) || "conversation"}.${format}`;
+    anchor.download = `${
+      title
+        .replace(/[^\p{L}\p{N} _-]+/gu, "")
+        .trim()
+        .slice(0, 60) || "conversation"
+    }.${format}`;
     anchor.click();
     setTimeout(() => URL.revokeObjectURL(address), 10_000);
   } catch (error) {

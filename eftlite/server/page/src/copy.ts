@@ -2,7 +2,11 @@
 
 /** Put a text on the clipboard; false when the browser does not allow it. */
 export async function copyText(text: string): Promise<boolean> {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => true, () => false);
+  if (navigator.clipboard)
+    return navigator.clipboard.writeText(text).then(
+      () => true,
+      () => false,
+    );
   return copySelection(text);
 }
 

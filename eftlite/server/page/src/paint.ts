@@ -93,7 +93,10 @@ class Coloured {
   key(block: Block): string {
     const first = tokenAt(this.starts, block.start);
     const last = tokenAt(this.starts, block.start + block.source.length - 1);
-    return `|${first}:${this.tokens.slice(first, last + 1).map((token) => `${level(token.s)}${token.o[0]}`).join()}`;
+    return `|${first}:${this.tokens
+      .slice(first, last + 1)
+      .map((token) => `${level(token.s)}${token.o[0]}`)
+      .join()}`;
   }
 
   colour(element: HTMLElement, block: Block): void {
@@ -102,7 +105,10 @@ class Coloured {
     );
     const nodes: Text[] = [];
     while (walker.nextNode()) nodes.push(walker.currentNode as Text);
-    const maps = align(block.source, nodes.map((node) => node.data));
+    const maps = align(
+      block.source,
+      nodes.map((node) => node.data),
+    );
     for (const [i, node] of nodes.entries()) node.replaceWith(this.split(node.data, maps[i]!, block.start));
   }
 

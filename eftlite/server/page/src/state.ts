@@ -4,17 +4,7 @@ import { computed, type Signal, signal } from "@preact/signals";
 import { ApiError } from "./api";
 import { stored } from "./stored";
 import { type Turn, turnsOf } from "./tree";
-import type {
-  About,
-  AnswerId,
-  Conversation,
-  ConversationId,
-  Engine,
-  MessageId,
-  Mode,
-  Summary,
-  Token,
-} from "./types";
+import type { About, AnswerId, Conversation, ConversationId, Engine, MessageId, Mode, Summary, Token } from "./types";
 
 /** An answer that is being written. */
 export interface Live {
@@ -55,9 +45,7 @@ export const why = stored("why", false);
 export const compare = stored("compare", false);
 export const theme = stored<"auto" | "light" | "dark">("theme", "auto");
 
-export const turns = computed<Turn[]>(() =>
-  current.value ? turnsOf(current.value.messages, current.value.leaf) : [],
-);
+export const turns = computed<Turn[]>(() => (current.value ? turnsOf(current.value.messages, current.value.leaf) : []));
 export const run = computed<Run | null>(() => (current.value && runs.value.get(current.value.id)) ?? null);
 /** The models, once they were loaded. */
 export const engine = computed<Engine | null>(() => (about.value && "members" in about.value ? about.value : null));

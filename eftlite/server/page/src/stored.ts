@@ -33,4 +33,5 @@ export function stored<T>(name: string, initial: T): Signal<T> {
 const draftName = (conversation: ConversationId | null): string => `draft.${conversation ?? "new"}`;
 
 export const readDraft = (conversation: ConversationId | null): string => read(draftName(conversation), "");
-export const writeDraft = (conversation: ConversationId | null, text: string): void => write(draftName(conversation), text);
+export const writeDraft = (conversation: ConversationId | null, text: string): void =>
+  write(draftName(conversation), text);

@@ -39,7 +39,12 @@ test("blocks make up the text, and a finished one stays as it is", () => {
   const html = blocks.map((block) => block.html);
   assert.equal(html.length, 4);
   for (let end = text.indexOf("- four"); end <= text.length; end += 1) {
-    assert.deepEqual(blocksOf(text.slice(0, end)).map((block) => block.html).slice(0, 3), html.slice(0, 3));
+    assert.deepEqual(
+      blocksOf(text.slice(0, end))
+        .map((block) => block.html)
+        .slice(0, 3),
+      html.slice(0, 3),
+    );
   }
 });
 
@@ -54,13 +59,26 @@ const token = (t: string, s: number | null = 0): Token => ({ t, p: t, s, o: "pla
 test("every place belongs to the token that showed it", () => {
   const tokens = [token("ab"), token(""), token("c"), token("")];
   const starts = startsOf(tokens);
-  assert.deepEqual([0, 1, 2].map((place) => tokenAt(starts, place)), [0, 0, 2]);
+  assert.deepEqual(
+    [0, 1, 2].map((place) => tokenAt(starts, place)),
+    [0, 0, 2],
+  );
   assert.equal(textOf(tokens), "abc");
   assert.equal(tailOf(tokens), 3);
 });
 
 test("levels of the shift", () => {
-  assert.deepEqual([null, 0, 0.019, 0.02, 0.1, 0.11, 0.95, 1, 1.2].map(level), [0, 0, 0, 1, 1, 2, LEVELS, LEVELS, LEVELS]);
+  assert.deepEqual([null, 0, 0.019, 0.02, 0.1, 0.11, 0.95, 1, 1.2].map(level), [
+    0,
+    0,
+    0,
+    1,
+    1,
+    2,
+    LEVELS,
+    LEVELS,
+    LEVELS,
+  ]);
   assert.equal(level(Number.NaN), 0);
 });
 
@@ -73,7 +91,14 @@ test("texts and names for people", () => {
 
 test("numbers for people", () => {
   assert.deepEqual([fixed(-0.5, 1), share(0.17), share(1)], ["−0.5", ".17", "1.00"]);
-  assert.deepEqual([0, 0.0004, 0.004, 0.0996, 0.51, 1].map(percent), ["0 %", "<0.1 %", "0.4 %", "10 %", "51 %", "100 %"]);
+  assert.deepEqual([0, 0.0004, 0.004, 0.0996, 0.51, 1].map(percent), [
+    "0 %",
+    "<0.1 %",
+    "0.4 %",
+    "10 %",
+    "51 %",
+    "100 %",
+  ]);
   assert.deepEqual([2_000_544, 12_631_712, 4.2e9, 7.1e10].map(bytes), ["2.0 MB", "13 MB", "4.20 GB", "71.0 GB"]);
   assert.deepEqual([6.3e6, 1.35e8, 7.2e9].map(parameters), ["6.3 M", "135 M", "7.2 B"]);
   assert.deepEqual([4.84, 48.4].map(speed), ["4.8 tokens/s", "48 tokens/s"]);

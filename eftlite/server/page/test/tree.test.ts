@@ -7,7 +7,13 @@ const said = (id: number, parent: number | null): Message => message(id, parent,
 const answer = (id: number, parent: number, mode: Mode, seed?: number): Message =>
   message(id, parent, "assistant", mode, seed);
 
-function message(id: number, parent: number | null, role: Message["role"], mode: Message["mode"], seed?: number): Message {
+function message(
+  id: number,
+  parent: number | null,
+  role: Message["role"],
+  mode: Message["mode"],
+  seed?: number,
+): Message {
   const settings = seed === undefined ? {} : { sampling: { seed } };
   return { id, parent, role, content: `${id}`, state: "complete", mode, settings, result: {} };
 }
@@ -25,29 +31,52 @@ test("one seed asked for twice, or none known, makes takes of their own", () => 
 });
 
 const TREE = [
-  said(1, null), answer(2, 1, "base", 1), answer(3, 1, "eft", 1), // columns
-  said(4, 3), answer(5, 4, "eft", 2), answer(6, 4, "eft", 3), // answered twice
+  said(1, null),
+  answer(2, 1, "base", 1),
+  answer(3, 1, "eft", 1), // columns
+  said(4, 3),
+  answer(5, 4, "eft", 2),
+  answer(6, 4, "eft", 3), // answered twice
   said(7, 2), // goes on from the base's answer, and nobody answered
-  said(8, null), answer(9, 8, "eft", 4), // the first turn, edited
+  said(8, null),
+  answer(9, 8, "eft", 4), // the first turn, edited
 ];
 
 test("the turns of a branch", () => {
   const turns = turnsOf(TREE, 5);
-  assert.deepEqual(turns.map((turn) => turn.user.id), [1, 4]);
-  assert.deepEqual(turns.map((turn) => turn.chosen?.id), [3, 5]);
-  assert.deepEqual(turns.map((turn) => turn.shown), [0, 0]);
+  assert.deepEqual(
+    turns.map((turn) => turn.user.id),
+    [1, 4],
+  );
+  assert.deepEqual(
+    turns.map((turn) => turn.chosen?.id),
+    [3, 5],
+  );
+  assert.deepEqual(
+    turns.map((turn) => turn.shown),
+    [0, 0],
+  );
   assert.deepEqual(ids(turns[0]!.versions), [1, 8]);
   assert.deepEqual(turns[1]!.takes.map(ids), [[5], [6]]);
 });
 
 test("below the leaf the newest is shown, and without a leaf everywhere", () => {
-  assert.deepEqual(turnsOf(TREE, 1).map((turn) => turn.chosen?.id), [3, 6]);
-  assert.deepEqual(turnsOf(TREE, null).map((turn) => turn.user.id), [8]);
+  assert.deepEqual(
+    turnsOf(TREE, 1).map((turn) => turn.chosen?.id),
+    [3, 6],
+  );
+  assert.deepEqual(
+    turnsOf(TREE, null).map((turn) => turn.user.id),
+    [8],
+  );
 });
 
 test("the columns' answer that a person went on from", () => {
   const turns = turnsOf(TREE, 7);
-  assert.deepEqual(turns.map((turn) => turn.user.id), [1, 7]);
+  assert.deepEqual(
+    turns.map((turn) => turn.user.id),
+    [1, 7],
+  );
   assert.equal(turns[0]!.chosen?.id, 2);
   assert.equal(turns[1]!.chosen, null);
 });

@@ -24,7 +24,9 @@ export function KeyDialog(): JSX.Element | null {
   return (
     <dialog ref={dialog} aria-labelledby="key-title" onCancel={() => end(null)}>
       <h2 id="key-title">This server wants a key</h2>
-      <p>{question.wrong ? "That was not it." : "It was set with --api-key. It is forgotten when this tab is closed."}</p>
+      <p>
+        {question.wrong ? "That was not it." : "It was set with --api-key. It is forgotten when this tab is closed."}
+      </p>
       <input
         ref={field}
         type="password"

@@ -27,12 +27,7 @@ export function TakeView({ take, chosen }: { take: Take; chosen: Message | null 
     <div class="columns-frame">
       <div class="tabs" role="group" aria-label="Whose answer">
         {take.map((message) => (
-          <button
-            key={message.id}
-            type="button"
-            aria-pressed={message === shown}
-            onClick={() => setTab(message.mode)}
-          >
+          <button key={message.id} type="button" aria-pressed={message === shown} onClick={() => setTab(message.mode)}>
             {modeName(message.mode)}
           </button>
         ))}

@@ -34,12 +34,7 @@ export function TurnView({ turn }: { turn: Turn }): JSX.Element {
       )}
       {take && <TakeView take={take} chosen={turn.chosen} />}
       <div class="turn-actions">
-        <Arrows
-          what="answer"
-          index={shown}
-          count={takes.length}
-          go={(i) => void choose(preferred(takes[i]!))}
-        />
+        <Arrows what="answer" index={shown} count={takes.length} go={(i) => void choose(preferred(takes[i]!))} />
         <IconButton icon="again" label="Answer again" disabled={isBusy} onClick={() => void regenerate(user.id)} />
         {take?.length === 1 && <CopyButton text={() => take[0]!.content} />}
       </div>

@@ -10,7 +10,9 @@ export function Welcome(): JSX.Element {
     <div class="welcome">
       <Eft />
       <p class="claim">
-        {deltas.value.length > 0 ? "A large model’s knowledge with a small model’s manners" : (engine.value?.family ?? "")}
+        {deltas.value.length > 0
+          ? "A large model’s knowledge with a small model’s manners"
+          : (engine.value?.family ?? "")}
       </p>
       <ul class="suggestions">
         {(engine.value?.suggestions ?? []).map((suggestion) => (

@@ -42,7 +42,10 @@ export function Eft(): JSX.Element {
       <g fill="none" stroke="currentColor" stroke-linecap="round" stroke-linejoin="round">
         <path stroke-width="5" d="M20.5 7.5c-3.6 2.2-6.2 4.6-6.4 8.3-.1 2.3 1.2 3.8 1.2 5.4" />
         <path stroke-width="2.6" d="M15.3 21.2c.1 3.4-2 5.8-6.3 6.3" />
-        <path stroke-width="1.9" d="m17.6 10.6 5.2 2.9 2.7-1M15.4 11.3l-5.2-2.9-1.1-2.8M15 18.6l5.3 1.3 1.6 3M13.6 17.8l-5.1-.2-2 2.3" />
+        <path
+          stroke-width="1.9"
+          d="m17.6 10.6 5.2 2.9 2.7-1M15.4 11.3l-5.2-2.9-1.1-2.8M15 18.6l5.3 1.3 1.6 3M13.6 17.8l-5.1-.2-2 2.3"
+        />
       </g>
       <ellipse cx="22.6" cy="6.2" rx="3.9" ry="3.1" transform="rotate(-34 22.6 6.2)" fill="currentColor" />
     </svg>
