@@ -31,6 +31,7 @@ test: .venv/for-test
 lint: .venv/for-lint
 	@"$(BIN)/python" -m ruff check .
 	@"$(BIN)/python" -m ruff format --check .
+	@mkdir -p build/typing && ln -sfn ../../quantize build/typing/eftlite_quantize  # mypy knows packages by their folders
 	@"$(BIN)/python" -m mypy
 
 # Exactly what CI runs.

@@ -60,6 +60,7 @@ class LiveBase:
 
     def compare(self, piece: Rows, other: Rows, targets: Tokens, scratch: Rows, found: Found) -> None:
         """Logits against logits."""
+        assert piece.shape == other.shape  # the kernel does not look
         compare_rows(piece, other, targets, scratch, found)
 
 
@@ -76,4 +77,5 @@ class StoredBase:
 
     def compare(self, piece: Stored, other: Rows, targets: Tokens, scratch: Rows, found: Found) -> None:
         """Stored log-probabilities against logits."""
-        compare_stored(*parts(piece, other.shape[1]), other, targets, scratch, found)
+        assert other.shape == (len(piece), self._reader.n_vocab)
+        compare_stored(*parts(piece, self._reader.n_vocab), other, targets, scratch, found)

@@ -12,7 +12,6 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,7 +20,6 @@ from eftlite.errors import EngineError
 
 # Like `python -m`, but the folder we are started in is not searched: a numpy.py lying there is not ours.
 _BOOT = "import sys; sys.path[:] = filter(None, sys.path); from eftlite_quantize.quantizer import main; main()"
-_N_LINES = 20
 _END_S = 10.0
 
 
@@ -65,7 +63,7 @@ class Child:
     """
 
     def __init__(self) -> None:
-        self._words: deque[str] = deque(maxlen=_N_LINES)  # what it wrote that is no message: its last, if it dies
+        self._said = "it said nothing"  # the last that it wrote and was no message: why it died, if it did
         self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and script
             [sys.executable, "-c", _BOOT],
             stdin=subprocess.PIPE,
@@ -109,10 +107,8 @@ class Child:
             if line.startswith(b"{"):
                 yield json.loads(line)
             elif line.strip():
-                self._words.append(line.decode("utf-8", "replace").strip())
-        code = self._process.wait()
-        words = next((text for text in self._words if "ASSERT" in text or "Error" in text), "it said nothing")
-        raise EngineError(f"the quantizer's process ended with code {code}: {words}")
+                self._said = line.decode("utf-8", "replace").strip()
+        raise EngineError(f"the quantizer's process ended with code {self._process.wait()}: {self._said}")
 
     def close(self) -> None:
         """End the process; a second time does nothing."""

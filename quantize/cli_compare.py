@@ -85,6 +85,7 @@ def compare_command(
     _check(text, kl_base, save_kl_base, plan, limits)
     if plot is not None:
         check_plot(plot)
+    _check_folders(target, plot, save_kl_base)
     how = Plan(**plan, settings=ModelSettings(n_threads=threads, n_gpu_layers=n_gpu_layers))
     with progress_bar(output) as report:
         if kl_base is not None:
@@ -112,6 +113,13 @@ def _check(
     for limit in limits:
         if limit.name in ("pp_ts", "tg_ts") and not plan["bench"]:
             raise InputError(f"--fail-if: {limit.name} is not measured with --no-bench")
+
+
+def _check_folders(*paths: str | Path | None) -> None:
+    """EFTError for files that could not be written after hours of work."""
+    for path in paths:
+        if path is not None and (not Path(path).absolute().parent.is_dir() or Path(path).is_dir()):
+            raise EFTError(f"{Path(path).name}: cannot be written: {Path(path).parent} is no folder, or it is one")
 
 
 # ---- what comes out

@@ -18,7 +18,7 @@ from llama_cpp._ctypes_extensions import load_shared_library
 from llama_cpp._ggml import libggml_base_path
 from numpy.typing import NDArray
 
-from eftlite.errors import EngineError
+from eftlite.errors import EngineError, InputError
 from eftlite.llama import Model, library
 from eftlite.member import default_threads
 from eftlite_quantize.imatrix import Entry
@@ -103,10 +103,13 @@ class Collector:
         self._error: BaseException | None = None
         self._checked = False
 
-    def raise_error(self) -> None:
+    def check(self) -> None:
         """Raise what went wrong in the callback, where nothing can be raised; Ctrl+C too comes there."""
         if self._error is not None:
             raise self._error
+        for name, sums in self.sums.items():
+            if not np.isfinite(sums).all():
+                raise EngineError(f"{name}: expected to be multiplied with finite numbers, got others")
 
     def entries(self) -> dict[str, Entry]:
         """What was collected, by name."""
@@ -125,7 +128,7 @@ class Collector:
             if node.op not in (_MUL_MAT, _MUL_MAT_ID):
                 return False
             return self._wants(node) if ask else self._take(node)
-        except BaseException as error:  # noqa: BLE001  # raised again by raise_error
+        except BaseException as error:  # noqa: BLE001  # raised again by check
             self._error = error
             return False
 
@@ -189,7 +192,7 @@ def _plain(name: bytes) -> str:
 def collect(
     model: Model,
     chunks: NDArray[np.int32],
-    progress: Callable[[int], None] = lambda n: None,  # noqa: ARG005  says nothing
+    progress: Callable[[int], None] = lambda n: None,  # noqa: ARG005  # says nothing
 ) -> dict[str, Entry]:
     """Evaluate chunks of text and collect.
 
@@ -201,24 +204,24 @@ def collect(
         By the weights' names, sorted.
 
     Raises:
+        InputError: the chunks are too short to be counted.
         EngineError: llama.cpp cannot evaluate them, or gave numbers that are not finite.
     """
+    if chunks.shape[1] < _MIN_ROWS:
+        raise InputError(f"-c: expected at least {_MIN_ROWS} tokens, got {chunks.shape[1]}")
     collector = Collector()
     context = _context(model, chunks.shape[1], collector)
     batch = llama_cpp.llama_batch_init(chunks.shape[1], 0, 1)
     try:
         for done, chunk in enumerate(chunks):
-            _decode(context, batch, chunk)
-            collector.raise_error()
+            with np.errstate(all="ignore"):  # what overflows is found below
+                _decode(context, batch, chunk)
+            collector.check()
             progress(done + 1)
     finally:
         llama_cpp.llama_batch_free(batch)
         llama_cpp.llama_free(context)
-    entries = collector.entries()
-    for name, entry in entries.items():
-        if not np.isfinite(entry.sums).all():
-            raise EngineError(f"{model.name}: {name} was multiplied with numbers that are not finite")
-    return entries
+    return collector.entries()
 
 
 def _context(model: Model, n_ctx: int, collector: Collector) -> Any:

@@ -17,18 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from eftlite.errors import EngineError, InputError, VocabularyError
-from eftlite.gguf import Header, check
 from eftlite.gguf_types import shown
-from eftlite.inspection import vocabulary
 from eftlite.kernels import BLOCK
-from eftlite.llama import devices
 from eftlite.member import MAX_ROWS
 from eftlite.settings import ModelSettings
-from eftlite.vocab import share
 from eftlite_quantize.bases import Base, LiveBase, StoredBase, scored_rows
+from eftlite_quantize.candidates import Candidate, candidates, check_vocabularies, groups, room
 from eftlite_quantize.comparison import Comparison, Entry
 from eftlite_quantize.evaluate import Evaluator
 from eftlite_quantize.kernels import N_FOUND, NLL_BASE
@@ -38,8 +34,6 @@ from eftlite_quantize.speed import speeds
 from eftlite_quantize.texts import Tokens, chat_tokens, chunks, first_scored, scored, text_tokens
 
 N_CTX = 512
-# Weights may take this share of the memory that is free; caches, buffers and rows need the rest.
-ROOM = 0.85
 FEW = 1000
 
 Report = Callable[[str, int, int], None]  # what is done, how far, of how much
@@ -63,21 +57,6 @@ class Plan:
     chat: bool = False
     bench: bool = True
     settings: ModelSettings = field(default_factory=ModelSettings)
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A model before it is loaded."""
-
-    name: str
-    header: Header
-
-    def entry(self, found: _Measured) -> Entry:
-        """What is known of the model in the end."""
-        header = self.header
-        bits = 8 * header.n_bytes / header.n_params
-        facts = {"size_bytes": Figure(header.n_bytes), "bits_per_weight": Figure(bits), **found.pace}
-        return Entry(self.name, shown(header.path.name), header.quantization, found.figures, facts)
 
 
 @dataclass(frozen=True)
@@ -109,19 +88,19 @@ def compare(
         EFTError: ``save`` cannot be written.
     """
     plan = plan or Plan()
-    own, *others = _candidates([reference, *variants])
-    _check_vocabularies(own, others)
+    own, *others = candidates([reference, *variants])
+    check_vocabularies(own, others)
     n_ctx = N_CTX if plan.n_ctx is None else plan.n_ctx
-    room = _room(plan.settings) - own.header.n_bytes
+    left = room(plan.settings) - own.header.n_bytes
     with ExitStack() as stack:
         model = stack.enter_context(_open(own, n_ctx, plan, report))
         tokens = (chat_tokens if plan.chat else text_tokens)(model.model, text)
         plain = chunks(tokens, n_ctx, n_chunks=plan.n_chunks)
         writer = None if save is None else stack.enter_context(closing(BaseWriter(save, plain, model.n_vocab)))
         pace = _pace(model, plain, plan, report)
-        measured = list(_measure(LiveBase(model, plain, writer), others, plain, plan, room, report))
-    entry = own.entry(_Measured({"ppl": measured[0].figures["ppl_base"]}, pace))
-    return _comparison(entry, others, measured, Path(text).name, plain)
+        measured = list(_measure(LiveBase(model, plain, writer), others, plain, plan, left, report))
+    entry = _entry(own, _Measured({"ppl": measured[0].figures["ppl_base"]}, pace))
+    return _comparison(entry, others, measured, Path(text).name, plain, own.header.n_ctx_train)
 
 
 def compare_with_stored(
@@ -137,48 +116,27 @@ def compare_with_stored(
         ModelFileError, EngineError: as ``compare``.
     """
     plan = plan or Plan()
-    candidates = _candidates(variants)
+    others = candidates(variants)
     with BaseReader(stored) as reader:
         base = StoredBase(reader)
         if plan.n_ctx not in (None, reader.n_ctx):
             raise InputError(f"-c: expected {reader.n_ctx} as in {base.name}, got {plan.n_ctx}")
-        for one in candidates:
+        for one in others:
             if one.header.n_vocab != reader.n_vocab:
                 expected = f"the vocabulary of {base.name}, {reader.n_vocab} tokens"
                 raise VocabularyError(f"{one.name}: expected {expected}, got {one.header.n_vocab}")
         plain = reader.tokens[: plan.n_chunks]
-        measured = list(_measure(base, candidates, plain, plan, _room(plan.settings), report))
+        measured = list(_measure(base, others, plain, plan, room(plan.settings), report))
     entry = Entry(base.name, base.name, "", {"ppl": measured[0].figures["ppl_base"]}, {})
-    return _comparison(entry, candidates, measured, base.name, plain)
+    return _comparison(entry, others, measured, base.name, plain)
 
 
-# ---- models
+# ---- reading
 
 
-def _candidates(paths: Sequence[PathLike]) -> list[_Candidate]:
-    """Files with their names: the file's without its ending, or the path where two would have the same."""
-    stems = [Path(path).stem for path in paths]
-    names = [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, paths, strict=True)]
-    return [_Candidate(shown(name), check(path)) for name, path in zip(names, paths, strict=True)]
-
-
-def _check_vocabularies(own: _Candidate, others: Sequence[_Candidate]) -> None:
-    """Every id must mean the same to all, before any weights are loaded."""
-    ours = vocabulary(own.header, own.name)
-    for other in others:
-        theirs = vocabulary(other.header, other.name)
-        share([ours, theirs])
-        n, m = len(ours.texts), len(theirs.texts)
-        if n != m:
-            more = f"{own.name} has {n} tokens and {other.name} {m}"
-            raise VocabularyError(f"{own.name} and {other.name} do not share a vocabulary: {more}", "", min(n, m))
-
-
-def _open(one: _Candidate, n_ctx: int, plan: Plan, report: Report) -> Evaluator:
-    loading = f"loading {one.name}"
-    return Evaluator(
-        one.header.path, n_ctx, plan.settings, one.name, lambda done: report(loading, round(100 * done), 100)
-    )
+def _open(one: Candidate, n_ctx: int, plan: Plan, report: Report) -> Evaluator:
+    what = f"loading {one.name}"
+    return Evaluator(one.header.path, n_ctx, plan.settings, one.name, lambda done: report(what, round(100 * done), 100))
 
 
 def _pace(model: Evaluator, plain: Tokens, plan: Plan, report: Report) -> dict[str, Figure]:
@@ -186,28 +144,6 @@ def _pace(model: Evaluator, plain: Tokens, plan: Plan, report: Report) -> dict[s
         return {}
     report(f"timing {model.name}", 0, 1)
     return speeds(model, plain[0].tolist())
-
-
-def groups(sizes: Sequence[int], room: int) -> list[list[int]]:
-    """Indices of models that fit into ``room`` bytes together, in their order; at least one in each group."""
-    found: list[list[int]] = [[]]
-    left = room
-    for index, size in enumerate(sizes):
-        if found[-1] and size > left:
-            found.append([])
-            left = room
-        found[-1].append(index)
-        left -= size
-    return found
-
-
-def _room(settings: ModelSettings) -> int:
-    """Bytes that weights may take: on the devices if layers go there, else in main memory."""
-    free = sum(one["free_bytes"] for one in devices() if one["name"] != "CPU") if settings.n_gpu_layers else 0
-    return round(ROOM * (free or psutil.virtual_memory().available))
-
-
-# ---- reading
 
 
 @dataclass(frozen=True)
@@ -221,21 +157,21 @@ class _Reader:
 
 
 def _measure(
-    base: Base, candidates: Sequence[_Candidate], plain: Tokens, plan: Plan, room: int, report: Report
+    base: Base, others: Sequence[Candidate], plain: Tokens, plan: Plan, left: int, report: Report
 ) -> Iterator[_Measured]:
     """Each candidate's figures, in order; the base's own if there is no candidate.
 
     Args:
         plain: (n_chunks, n_ctx) int32, the text without BOS.
-        room: bytes for the candidates' weights.
+        left: bytes that the candidates' weights may take.
     """
     n_chunks, n_ctx = plain.shape
-    passes = groups([one.header.n_bytes for one in candidates], room)
+    passes = groups([one.header.n_bytes for one in others], left)
     for number, group in enumerate(passes, 1):
         what = "comparing" if len(passes) == 1 else f"comparing, group {number} of {len(passes)}"
         with ExitStack() as stack:
             readers = []
-            for one in (candidates[index] for index in group):
+            for one in (others[index] for index in group):
                 model = stack.enter_context(_open(one, n_ctx, plan, report))
                 meter = Meter(n_chunks, scored(n_ctx))
                 readers.append(_Reader(one.name, meter, model, _pace(model, plain, plan, report)))
@@ -270,26 +206,34 @@ def _read(base: Base, chunk: int, ids: Tokens, readers: Sequence[_Reader]) -> No
 # ---- words
 
 
+def _entry(one: Candidate, found: _Measured) -> Entry:
+    """What is known of a model in the end."""
+    facts = {"size_bytes": Figure(one.header.n_bytes), "bits_per_weight": Figure(one.bits_per_weight), **found.pace}
+    return Entry(one.name, shown(one.header.path.name), one.header.quantization, found.figures, facts)
+
+
 def _comparison(
-    base: Entry, candidates: Sequence[_Candidate], measured: Sequence[_Measured], text: str, plain: Tokens
-) -> Comparison:
+    base: Entry, others: Sequence[Candidate], measured: Sequence[_Measured], text: str, plain: Tokens,
+    n_ctx_train: int = 0,
+) -> Comparison:  # fmt: skip  # the arguments fit on two lines
     n_chunks, n_ctx = plain.shape
     n_scored = n_chunks * scored(n_ctx)
     return Comparison(
         base=base,
-        variants=tuple(one.entry(found) for one, found in zip(candidates, measured, strict=False)),
+        variants=tuple(_entry(one, found) for one, found in zip(others, measured, strict=False)),
         text=shown(text),
         digest=hashlib.sha256(plain.astype("<i4").tobytes()).hexdigest(),
         n_ctx=n_ctx,
         n_chunks=n_chunks,
         n_scored=n_scored,
-        notes=tuple(_notes(candidates, n_ctx, n_scored)),
+        notes=tuple(_notes([n_ctx_train, *(one.header.n_ctx_train for one in others)], n_ctx, n_scored)),
     )
 
 
-def _notes(candidates: Sequence[_Candidate], n_ctx: int, n_scored: int) -> Iterator[str]:
-    trained = min((one.header.n_ctx_train for one in candidates if one.header.n_ctx_train), default=n_ctx)
-    if n_ctx > trained:
-        yield f"the models were trained on {trained} tokens, and chunks have {n_ctx}"
+def _notes(trained: Sequence[int], n_ctx: int, n_scored: int) -> Iterator[str]:
+    """Warnings; ``trained`` is each model's context, 0 where it is not known."""
+    shortest = min((n for n in trained if n), default=n_ctx)
+    if n_ctx > shortest:
+        yield f"a model was trained on {shortest} tokens, and chunks have {n_ctx}"
     if n_scored < FEW:
         yield f"{n_scored} predictions are few: the figures say little"

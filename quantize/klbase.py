@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -141,7 +142,7 @@ class BaseWriter:
         tokens: (n_chunk, n_ctx) int32, the text as it was cut, without BOS.
 
     Raises:
-        EFTError: the file cannot be written.
+        EFTError: the file cannot be written, or the disk has no room for it.
     """
 
     def __init__(self, path: str | os.PathLike[str], tokens: Tokens, n_vocab: int) -> None:
@@ -151,6 +152,7 @@ class BaseWriter:
         self._missing = scored(tokens.shape[1]) * len(tokens)
         self._scratch = np.empty((2, BLOCK), np.float32)
         self._buffer = np.zeros((0, words(n_vocab)), np.uint16)
+        self._check_room(_HEADER.itemsize + 4 * tokens.size + 2 * words(n_vocab) * self._missing)
         head = np.array([(MAGIC, tokens.shape[1], n_vocab, len(tokens))], _HEADER)
         with self._explained():
             self._file = self._part.open("wb")
@@ -186,6 +188,14 @@ class BaseWriter:
                     self._part.replace(self.path)
             finally:
                 self._part.unlink(missing_ok=True)
+
+    def _check_room(self, n_bytes: int) -> None:
+        """A file of this kind may take more than a disk has, and hours to find out."""
+        with self._explained():
+            free = shutil.disk_usage(self.path.absolute().parent).free
+        if free < n_bytes:
+            expected = f"{n_bytes / 2**30:.1f} GiB of free disk space, got {free / 2**30:.1f} GiB"
+            raise EFTError(f"{shown(self.path.name)}: expected {expected}", "Compare fewer chunks, or elsewhere")
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -42,8 +42,8 @@ class Figure:
     bootstrap: float | None = None
 
     def as_json(self) -> dict[str, float | None]:
-        """Numbers that JSON can write; what is infinite is null."""
-        return {name: None if number is None or math.isinf(number) else number for name, number in vars(self).items()}
+        """All three."""
+        return dict(vars(self))
 
 
 def _percentile_name(what: str, percent: float) -> str:
@@ -183,8 +183,8 @@ def _correlation(mean: Array) -> float:
 
 
 def _exp(value: float) -> float:
-    """e**value; infinity where it is too large for a float."""
-    return math.exp(value) if value < 709 else math.inf
+    """e**value, at most 1e100: what is beyond means nothing, and its square would be no number."""
+    return min(math.exp(min(value, 300.0)), 1e100)
 
 
 def _percentiles(what: str, values: NDArray[np.float32], percents: tuple[float, ...], unit: float) -> dict[str, Figure]:

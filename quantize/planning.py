@@ -97,9 +97,9 @@ def make_plan(child: Child, header: Header, kind: FileType, recipe: Recipe, path
 
 def _unsaid(header: Header, kind: FileType, recipe: Recipe, types: Mapping[str, str]) -> list[Fallback]:
     """The output of a model whose width the type does not divide: it becomes Q8_0, and llama.cpp's log is silent."""
-    if kind.tensor_type in FLOATS or recipe.pure or recipe.output_type:
-        return []
     name = OUTPUT if OUTPUT in types else _TIED
+    if kind.tensor_type in FLOATS or recipe.pure or recipe.names(name):
+        return []
     rows = next((one.shape[0] for one in header.tensors if one.name == name and one.type != types[name]), 0)
     block = BLOCKS[kind.tensor_type].block_size
     return [Fallback(name, kind.tensor_type, "Q8_0")] if rows % block and types[name] == "Q8_0" else []

@@ -22,6 +22,8 @@ import psutil
 
 from eftlite.errors import EngineError, InputError, ModelFileError
 from eftlite.gguf import Header, check
+from eftlite.gguf_types import shown
+from eftlite.inspection import size
 from eftlite_quantize.child import Child
 from eftlite_quantize.names import FileType
 from eftlite_quantize.planning import Plan, make_plan, part_paths, target_path
@@ -171,7 +173,8 @@ class _Run:
                 self._finish(plan, part)
         except BaseException:
             self._child.close()  # before the part can be removed
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
             raise
         return Outcome(plan, "made", plan.path.stat().st_size, time.monotonic() - began)
 
@@ -236,7 +239,7 @@ def _check_room(folder: Path, plans: Sequence[Plan]) -> None:
     needed, free = sum(plan.n_bytes for plan in plans) + MARGIN_BYTES, shutil.disk_usage(folder).free
     if plans and free < needed:
         raise InputError(
-            f"{folder.resolve().name}: expected {needed / 2**30:.2f} GiB of free disk, got {free / 2**30:.2f} GiB",
+            f"{shown(str(folder))}: expected {size(needed)} of free disk, got {size(free)}",
             "Choose another folder with -o, or fewer types",
         )
 

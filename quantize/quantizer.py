@@ -146,6 +146,7 @@ def send(message: Message) -> None:
 def main() -> None:
     """Do jobs until the parent closes the pipe, or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C goes to the parent too, which ends us
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # llama.cpp would fork to start a debugger, and the forks keep our pipes open
     jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
 
     def listen() -> None:

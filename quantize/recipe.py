@@ -126,6 +126,12 @@ class Recipe:
             return self.embedding_type
         return self.output_type if tensor.name == OUTPUT and not self.leave_output else None
 
+    def names(self, tensor: str) -> bool:
+        """Whether an option gives this tensor, the output or the embeddings, a type of its own."""
+        if self.output_type or (tensor != OUTPUT and self.embedding_type):
+            return True
+        return any(re.search(pattern, tensor) for pattern, _ in self.tensor_types)
+
     def check_types(self, header: Header, kind: FileType, types: Mapping[str, str]) -> None:
         """Raise InputError for what llama.cpp will refuse, or do badly, given the types it wants to make.
 

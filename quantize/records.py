@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from eftlite.errors import ModelFileError
+from eftlite.errors import InputError, ModelFileError
 from eftlite.gguf import Header
 
 PREFIX = "eftlite.quantize."
@@ -64,14 +64,21 @@ def digest(value: Mapping[str, object]) -> str:
 
 
 def file_hash(*paths: Path, advance: Advance | None = None) -> str:
-    """SHA-256 of files, one after the other; ``advance`` is told bytes as they are read."""
+    """SHA-256 of files, one after the other; ``advance`` is told bytes as they are read.
+
+    Raises:
+        InputError: one cannot be read.
+    """
     total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as handle:
-            while block := handle.read(_BLOCK):
-                total.update(block)
-                if advance:
-                    advance(len(block))
+    try:
+        for path in paths:
+            with path.open("rb") as handle:
+                while block := handle.read(_BLOCK):
+                    total.update(block)
+                    if advance:
+                        advance(len(block))
+    except OSError as error:
+        raise InputError(f"{path.name}: cannot be read: {error.strerror}") from None
     return total.hexdigest()
 
 

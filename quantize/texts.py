@@ -123,27 +123,21 @@ def _read(path: str | os.PathLike[str]) -> str:
 
 
 def _conversations(path: str | os.PathLike[str]) -> Iterator[tuple[str, list[Any]]]:
-    """Where each conversation stands and its messages; the file is one JSON list of them, or one a line."""
+    """Where each conversation stands and its messages; the file is one of them, a list of them, or has one a line."""
     name, text = Path(path).name, _read(path)
     try:
         whole = json.loads(text)
     except ValueError:
-        whole = None
-    if isinstance(whole, list) and whole and not _is_message(whole[0]):
-        found = ((f"{name}[{i}]", one) for i, one in enumerate(whole))
-    else:
         lines = enumerate(text.splitlines(), 1)
-        found = ((f"{name}, line {number}", _parsed(name, number, line)) for number, line in lines if line.strip())
+        found = [(f"{name}, line {number}", _parsed(name, number, line)) for number, line in lines if line.strip()]
+    else:
+        several = isinstance(whole, list) and not (whole and isinstance(whole[0], dict) and "role" in whole[0])
+        found = [(f"{name}[{i}]", one) for i, one in enumerate(whole)] if several else [(name, whole)]
     for where, one in found:
         messages = one.get("messages") if isinstance(one, dict) else one
         if not isinstance(messages, list):
             raise InputError(f"{where}: expected a conversation, got {str(one)[:40]!r}", _CHAT_HINT)
         yield where, messages
-
-
-def _is_message(value: object) -> bool:
-    """Whether a list of such is one conversation, not a list of them."""
-    return isinstance(value, dict) and "role" in value
 
 
 def _parsed(name: str, number: int, line: str) -> Any:

@@ -22,7 +22,7 @@ def host_python(name: str, *requirements: str) -> Path:
     wanted = json.dumps([sys.version, *requirements])
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
         venv.create(folder, clear=True, with_pip=True)
-        command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
+        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
         subprocess.run(command, check=True)
         stamp.write_text(wanted, encoding="utf-8")
     return python

@@ -106,7 +106,9 @@ def test_chat_logprobs_are_one_entry_for_each_token() -> None:
 
 def test_tokens_with_one_text_count_as_the_likeliest() -> None:
     """Many tokens are no text by themselves, and look alike."""
-    top = {"eft": (Candidate(1, "\ufffd", -0.5, b"\xc8"), Candidate(2, "\ufffd", -3.0, b"\xc9"))}
+    top: dict[str, tuple[Candidate, ...]] = {
+        "eft": (Candidate(1, "\ufffd", -0.5, b"\xc8"), Candidate(2, "\ufffd", -3.0, b"\xc9"))
+    }
     event = TokenEvent(2, "", b"\xc9", -3.0, top=top, finish_reason="length")
     logprobs = whole(shape("completion", 2), [event], STATISTICS, 9)["choices"][0]["logprobs"]
     assert logprobs["top_logprobs"] == [{"\ufffd": -0.5}]

@@ -24,6 +24,7 @@ VERBS = {
     "history": "List, search, show, export and delete the conversations that were kept.",
     "bench": "Measure speed: base, tuned, EFT, and EFT with drafts.",
     "inspect": "Tell what GGUF files are, and what they are to each other.",
+    "quantize": "Make quantizations, and measure what they do to a model.",
     "completion": "Print the script that completes commands in your shell.",
 }
 EXAMPLES = (
@@ -31,6 +32,8 @@ EXAMPLES = (
     "eftlite chat --base 7B.gguf --tuned 1B-instruct.gguf --reference 1B.gguf",
     'echo "Where is Kelworth?" | eftlite run',
 )
+# Verbs of packages that stand on this one, by the module that holds the command.
+_ELSEWHERE = {"quantize": "eftlite_quantize.cli"}
 _HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -45,7 +48,8 @@ class Program(click.Group):
         """Import a verb."""
         if cmd_name not in VERBS:
             return None
-        command: click.Command = getattr(import_module(f"eftlite.cli.{cmd_name}"), f"{cmd_name}_command")
+        module = import_module(_ELSEWHERE.get(cmd_name, f"eftlite.cli.{cmd_name}"))
+        command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click asks for it

@@ -40,8 +40,8 @@ class Recording:
         self._problem = ""
 
     @contextmanager
-    def _failing(self, tell: bool = True) -> Iterator[History]:
-        """The history; when it fails, it is given up."""
+    def _if_possible(self, tell: bool = True) -> Iterator[History]:
+        """The history; when it fails here, it is given up."""
         assert self._history is not None
         try:
             yield self._history
@@ -68,14 +68,14 @@ class Recording:
     def change_system(self, system: str) -> None:
         """Keep the system message."""
         if self._history and self._id:
-            with self._failing() as history:
+            with self._if_possible() as history:
                 history.update(self._id, system=system)
 
     def ask(self, question: str, before: Conversation) -> None:
         """Keep a question; of a new conversation also what was said ``before``."""
         if not self._history:
             return
-        with self._failing() as history:
+        with self._if_possible() as history:
             name = self._begin(history, before)
             if self._unanswered:
                 self._path.pop()  # it got no answer, and this question takes its place
@@ -108,7 +108,7 @@ class Recording:
     def aside(self, question: str, before: Conversation) -> Iterator[None]:
         """Keep a question which is answered inside, and from which the conversation does not go on."""
         if self._history:
-            with self._failing() as history:
+            with self._if_possible() as history:
                 self._begin(history, before)
         here = self._path.copy(), self._question, self._taken_back
         self.ask(question, before)
@@ -129,7 +129,7 @@ class Recording:
     def go_on_here(self) -> None:
         """Keep where the conversation stands, after a step back that no question follows."""
         if self._history and self._id:
-            with self._failing() as history:
+            with self._if_possible() as history:
                 history.update(self._id, leaf=self._leaf or 0)
 
     # ---- answers
@@ -139,12 +139,12 @@ class Recording:
         """Keep an answer to the last question: gives what each piece is told to before it is shown."""
         recorder: Recorder | None = None
         if self._history and self._id and self._question:
-            with self._failing() as history:
+            with self._if_possible() as history:
                 recorder = history.begin_answer(self._id, self._question, mode, settings, leads)
 
         def keep(text: str) -> None:
             if self._history and recorder:
-                with self._failing(tell=False):  # not in the middle of the answer's line
+                with self._if_possible(tell=False):  # not in the middle of the answer's line
                     recorder.add(text)
 
         state = "failed"
@@ -162,5 +162,5 @@ class Recording:
             if self._history and recorder:
                 if leads and into.text:
                     self._path.append(recorder.message_id)
-                with self._failing():
+                with self._if_possible():
                     recorder.finish(state, eft_block(statistics, into.seed or 0) if statistics else {})

@@ -15,7 +15,8 @@ from eftlite.cli.output import Output, on_terminal
 from eftlite.cli.verb import Verb
 
 if TYPE_CHECKING:
-    from eftlite.eft import EFT, Answer
+    from eftlite.answer import Answer
+    from eftlite.eft import EFT
     from eftlite.events import TokenEvent
 
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
+from eftlite.answer import Answer
 from eftlite.demo.scoring import COURTESY, Question, contains, facts_right, manner_kept, refused
-from eftlite.eft import EFT, Answer
+from eftlite.eft import EFT
 from eftlite.settings import Knobs, Limits, Sampling, Speculation
 
 MODES = ("base", "tuned", "eft", "real")

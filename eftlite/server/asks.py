@@ -7,22 +7,19 @@ an ask.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from eftlite.errors import InputError
 from eftlite.responses import Shape
 from eftlite.server.asking import About, Ask, knobs_of
+from eftlite.server.formats import forced_call, format_of
 from eftlite.server.requests import ChatRequest, CompletionRequest, EFTFields, Message, Sampled, Tool
 from eftlite.server.schema import FieldError
 from eftlite.settings import MAX_SEED, Limits, Sampling, Speculation, from_options
 
 COMPLETION_TOKENS = 16  # OpenAI's default; chats go on to the context's end
-# Repetitions in a schema are written out in its grammar, so a large one would take all memory.
-MAX_REPETITIONS = 1000
-REPETITIONS = ("minItems", "maxItems", "minLength", "maxLength")
 _FROM_REQUEST = tuple(set(Sampling.__dataclass_fields__) - {"seed", "logit_bias", "grammar"})
 
 
@@ -92,7 +89,7 @@ def chat_plan(about: About, request: ChatRequest) -> Plan:
         raise FieldError("top_logprobs: expected logprobs to be true beside it", "top_logprobs")
     tools = _tools(about, request)
     ask = replace(
-        _ask(about, request, _forced_call(request, tools)),
+        _ask(about, request, forced_call(request, tools)),
         messages=messages_of(request.messages),
         tools=tools_of(tools),
     )
@@ -136,7 +133,7 @@ def _ask(about: About, request: Sampled, forced: Mapping[str, Any] | None = None
         knobs = knobs_of(about, mode, **given)
     except InputError as error:
         raise FieldError(error.message, "eft", error.hint) from None
-    response_format = _format(request, forced)
+    response_format = format_of(request, forced)
     speculation = _speculation(about.speculation, fields, request)
     return Ask(knobs, sampling=_sampling(about, request), response_format=response_format, speculation=speculation)
 
@@ -189,42 +186,6 @@ def _speculation(speculation: Speculation, fields: EFTFields, request: Sampled) 
     return replace(speculation, enabled=True, **changes)
 
 
-# ---- what the answer must look like
-
-
-def _format(request: Sampled, forced: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The one format that is asked for, as json_object with or without a schema."""
-    asked = request.response_format
-    formats: dict[str, Any] = {"tool_choice": forced, "json_schema": request.json_schema}
-    if asked is not None and asked.type != "text":
-        formats["response_format"] = (asked.json_schema.schema_ if asked.json_schema else asked.schema_) or {}
-    names = [name for name, schema in formats.items() if schema is not None] + ["grammar"] * bool(request.grammar)
-    if len(names) > 1:
-        raise FieldError(f"{names[1]}: expected none beside {names[0]}", names[1])
-    if not names or request.grammar:
-        return None
-    schema = formats[names[0]]
-    if any(_repeats_too_often(node) for node in _nodes(schema)):
-        raise FieldError(f"{names[0]}: expected repetitions of at most {MAX_REPETITIONS} in the schema", names[0])
-    return {"type": "json_object", **({"schema": schema} if schema else {})}
-
-
-def _nodes(data: Any) -> Iterator[dict[str, Any]]:
-    """Every object inside JSON data."""
-    if isinstance(data, dict):
-        yield data
-    for value in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
-        yield from _nodes(value)
-
-
-def _repeats_too_often(node: Mapping[str, Any]) -> bool:
-    counts = [node[name] for name in REPETITIONS if isinstance(node.get(name), int | float)]
-    pattern = node.get("pattern")
-    if isinstance(pattern, str):
-        counts += [int(count[:9]) for count in re.findall(r"[0-9]+", pattern)]
-    return any(count > MAX_REPETITIONS for count in counts)
-
-
 # ---- conversations and tools
 
 
@@ -257,29 +218,3 @@ def _tools(about: About, request: ChatRequest) -> list[Tool]:
     if "tools" not in about.template:
         raise FieldError("tools: expected none, since the model's chat template does not know tools", "tools")
     return request.tools
-
-
-def _forced_call(request: ChatRequest, tools: Sequence[Tool]) -> dict[str, Any] | None:
-    """The schema of a call that must be made; None when the model may choose.
-
-    Definitions that parameters refer to move to the top, where references find them.
-    """
-    choice = request.tool_choice
-    if choice in (None, "none", "auto"):
-        return None
-    names = [tool.function.name for tool in tools]
-    wanted = names if isinstance(choice, str) else [choice.function.name] if choice else []
-    calls = []
-    definitions: dict[str, dict[str, Any]] = {"$defs": {}, "definitions": {}}
-    for function in (tool.function for tool in tools if tool.function.name in wanted):
-        parameters = {"type": "object", **(function.parameters or {})}
-        for key, known in definitions.items():
-            own = parameters.pop(key, {})
-            if not isinstance(own, dict) or any(known.get(name, own[name]) != own[name] for name in own):
-                raise FieldError(f"tools: expected {key} to be an object whose names differ from tool to tool", "tools")
-            known.update(own)
-        properties = {"name": {"const": function.name}, "arguments": parameters}
-        calls.append({"type": "object", "properties": properties, "required": list(properties)})
-    if not calls:
-        raise FieldError("tool_choice: expected the name of one of the tools", "tool_choice")
-    return {"anyOf": calls, **definitions}

@@ -18,9 +18,11 @@ import eftlite
 from eftlite.server.protocol import BEAT_S, Beat, LoadRequest, ToWorker
 from eftlite.server.wire import MAX_LINE_BYTES, decode, encode
 
-# Like `python -m`, but the folder we are started in is not searched: a numpy.py lying there is not ours.
+# Like `python -m`, but this very package is run, and the folder we are started in is not searched: a numpy.py lying
+# there is not ours.
 _BOOT = (
-    "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv[1]]; from eftlite.server.worker import main; main()"
+    "import sys; folder = sys.argv[1]; sys.path[:] = [folder, *filter(None, sys.path)]; import eftlite; "
+    "sys.path[:] = [*sys.path[1:], folder]; from eftlite.server.worker import main; main()"
 )
 _IMPORT_LIMIT_S = 60.0  # llama.cpp's libraries can come from a slow disk, and Python's threads wait meanwhile
 _DYING_LIMIT_S = 1.0  # from the end of its output to its own

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 from urllib.parse import quote
 
 from anyio import to_thread
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -42,6 +42,10 @@ EXPORTS: dict[str, tuple[Callable[[Conversation], str], str]] = {
 }
 
 
+def _number(text: str) -> int | str:
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else text
+
+
 class Own(Body):
     """Fields of the page's own API: one that is not known is refused, since nobody else sends any."""
 
@@ -63,12 +67,12 @@ class Change(Own):
     leaf: Annotated[int, Field(ge=0, le=MAX_ID)] | None = None
 
 
-class Wanted(Own, strict=False):
+class Wanted(Own):
     """Which conversations to list, the latest first; from a query, where everything is text."""
 
     query: Annotated[str, Field(max_length=200)] = ""
-    limit: Annotated[int, Field(ge=1, le=200)] = 50
-    offset: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    limit: Annotated[int, BeforeValidator(_number), Field(ge=1, le=200)] = 50
+    offset: Annotated[int, BeforeValidator(_number), Field(ge=0, le=1_000_000)] = 0
 
 
 def routes(engine: Engine, history: History) -> list[Route]:

@@ -1,6 +1,6 @@
 """HTTP/1.1 connections that end: uvicorn's own protocol, with the deadlines it lacks.
 
-uvicorn bounds neither of these, on the ground that a proxy in front of it does; this server has none in front of it.
+uvicorn bounds neither of these and recommends a proxy in front of it for slow clients; this server has none.
 
 * A head may take for ever, since any byte cancels the only timer there is, that of an idle connection.
 * A client that stops reading makes flow control wait for ever, and even a finished response keeps its connection.

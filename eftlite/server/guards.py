@@ -17,22 +17,15 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
 
 from eftlite.errors import EFTError
 from eftlite.server.bodies import Bodies
 from eftlite.server.hosts import Hosts, checked_host, checked_origin, host_of
 from eftlite.server.keys import Keys, check_keys, presented
-from eftlite.server.refusals import (
-    ForbiddenError,
-    HeadTooLargeError,
-    UnauthorizedError,
-    error_response,
-    refusal,
-)
+from eftlite.server.refusals import ForbiddenError, HeadTooLargeError, UnauthorizedError, refusal
+from eftlite.server.replies import error_response
 
 if TYPE_CHECKING:
-    from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
@@ -204,9 +197,8 @@ class KeyCheck:
 class Envelope:
     """What every response carries, and the answer when nobody else gives one.
 
-    Headers for browsers, a request id (also in ``scope["state"]["request_id"]``), and for an error that nobody caught
-    a 500 that tells the id and nothing else; the log has the same id with the error's class, and its traceback at
-    debug level.
+    Headers for browsers and a request id (also in ``scope["state"]["request_id"]``). Of an error that nobody caught
+    the client learns that id only; the log has it with the error's class, and with its traceback at debug level.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -242,17 +234,8 @@ class Envelope:
                 logger.error("request %s: %s", request_id, type(error).__name__)  # noqa: TRY400  see the class
                 logger.debug("request %s", request_id, exc_info=error)
             if not started:
-                reply = await last_resort(Request(scope), error)
-                await reply(scope, receive, send_dressed)
+                known = (
+                    error if isinstance(error, EFTError) else EFTError(f"server: internal error, request {request_id}")
+                )
+                await error_response(known)(scope, receive, send_dressed)
             # A response that was begun stays unfinished: uvicorn then closes the connection, and the client knows.
-
-
-async def last_resort(request: Request, error: Exception) -> Response:
-    """The response to an error that no route caught; also the app's handler of ``Exception``.
-
-    Starlette answers such errors itself, in plain text, before anyone around it hears of them.
-    """
-    if not isinstance(error, EFTError):
-        number = request.state.request_id
-        error = EFTError(f"server: request {number} failed for an unexpected reason", "The server's log has its number")
-    return error_response(error)

@@ -1,11 +1,11 @@
-"""Answers in the making, in the engine's process: where each runs, and what each step of it gives.
+"""Answers in the making, in the engine's process: how each begins and ends, and what each step of it gives.
 
 Knows EFT and one answer; never pipes, other answers or whose turn it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from eftlite.events import Statistics, TokenEvent
 from eftlite.server.asking import Ask
 from eftlite.server.protocol import WINDOW, Begin, Scoring
+from eftlite.server.slots import Slots
 
 if TYPE_CHECKING:
     from eftlite.answer import Answer
@@ -21,26 +22,6 @@ if TYPE_CHECKING:
 
 _SCORES_A_STEP = 64  # tokens that EFT.score evaluates in one batch
 _CANCELLED = TokenEvent(id=-1, text="", finish_reason="cancelled")
-
-
-def choose_slot(eft: EFT, what: Ask | Scoring, free: Sequence[int]) -> int:
-    """The free slot whose cache holds most of the prompt; of several the one that was used longest ago.
-
-    Args:
-        free: by last use, the oldest first; at least one.
-    """
-    if len(free) == 1 or isinstance(what, Scoring):  # scoring keeps nothing of a cache
-        return free[0]
-    if what.messages is not None:
-        prompts = eft.chat_prompts(what.messages, what.tools)
-    else:
-        prompt = what.prompt or ()
-        ids = eft.tokenize(prompt.encode(errors="replace"), special=True) if isinstance(prompt, str) else prompt
-        prompts = [list(ids)] * len(eft.members)
-    return max(free, key=lambda slot: eft.n_cached(prompts, slot))
-
-
-# ---- one answer
 
 
 class Job:
@@ -88,14 +69,13 @@ class Job:
         """Whether its events are being taken; a stop needs no taker."""
         return self.stopped or self._sent < self._granted
 
-    def start(self, eft: EFT, free: list[int]) -> int:
-        """Take a slot from ``free`` (by last use, the oldest first) and put the prompt there; returns the seed."""
+    def start(self, eft: EFT, slots: Slots) -> int:
+        """Take a slot and put the prompt there; returns the seed."""
         if self.stopped:
             self.statistics.finish_reason = "cancelled"
             self._steps = iter([[_CANCELLED]])
             return 0
-        self.slot = slot = choose_slot(eft, self.what, free)
-        free.remove(slot)
+        self.slot = slot = slots.take(eft, self.what)
         if isinstance(self.what, Scoring):
             events = eft.score(self.what.prompt, knobs=self._knobs, n_top=self.what.n_top, slot=slot)
             self._steps = self._scored(events)
@@ -107,6 +87,11 @@ class Job:
         if self.stopped:
             answer.stop()
         return answer.seed
+
+    def leave(self, slots: Slots) -> None:
+        """Give the slot back, if it had one."""
+        if self.slot is not None:
+            slots.give_back(self.slot, self.statistics.n_prompt + self.statistics.n_tokens)
 
     def step(self) -> list[TokenEvent] | None:
         """The events of one step; None when there are no more."""

@@ -132,6 +132,8 @@ def props(about: About) -> dict[str, Any]:
         "model_alias": about.family,
         "model_path": about.members[0].file,
         "chat_template": about.template,
+        "bos_token": about.bos,
+        "eos_token": about.eos,
         "modalities": {"vision": False, "audio": False},
         "build_info": f"eftlite {__version__}",
         "eft": {

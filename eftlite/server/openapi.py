@@ -57,6 +57,7 @@ OPERATIONS = (
     Operation("get", "/metrics", "Figures for Prometheus", types=(TEXT,)),
     Operation("get", "/props", "What is loaded"),
     Operation("post", "/tokenize", "Token ids of a text", TokenizeRequest, statuses=_POSTED),
+    Operation("get", "/tokenizer_info", "Texts of special tokens"),
     Operation("post", "/detokenize", "Text of token ids", DetokenizeRequest, statuses=_POSTED),
     Operation("post", "/apply-template", "The prompt of a conversation", TemplateRequest, statuses=_POSTED),
     Operation("get", "/openapi.json", "This description", statuses=()),

@@ -1,17 +1,17 @@
-"""What the guards refuse with, and the one shape in which every error leaves the server: OpenAI's.
+"""What the guards refuse with: statuses that only they give, in the shape that every error of the server has.
 
-Knows an error's status, type and text; never why it was raised. Requests stay out of it: a refusal quotes at most
-the header or the name that was wrong.
+Knows errors; never requests.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from starlette.responses import Response
+from eftlite.errors import EFTError, InputError
+from eftlite.server.replies import error_response
 
-from eftlite.errors import EFTError, InputError, UnavailableError
+if TYPE_CHECKING:
+    from starlette.responses import Response
 
 
 class ForbiddenError(EFTError):
@@ -52,18 +52,10 @@ class HeadTooLargeError(InputError):
     http_status = 431
 
 
-def error_response(error: EFTError, headers: Mapping[str, str] | None = None) -> Response:
-    """An error as a response: ``{"error": {"message", "type", "param", "code"}}``, and when to ask again if it says."""
-    extra = dict(headers or {})
-    if isinstance(error, UnauthorizedError):
-        extra["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, UnavailableError) and error.retry_after_s:
-        extra["Retry-After"] = str(error.retry_after_s)
-    body = {"error": {"message": str(error), "type": error.kind, "param": None, "code": None}}
-    # Escaped to ASCII: a message may quote half a surrogate pair, which cannot be encoded otherwise.
-    return Response(json.dumps(body), error.http_status, extra, "application/json")
-
-
 def refusal(error: EFTError) -> Response:
-    """An error after which the connection is closed, since the request's body may not have been read."""
-    return error_response(error, {"Connection": "close"})
+    """An error as a response, after which the connection is closed: the request's body may not have been read."""
+    response = error_response(error)
+    response.headers["Connection"] = "close"
+    if isinstance(error, UnauthorizedError):
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response

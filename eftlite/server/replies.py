@@ -30,6 +30,7 @@ PING_S = 15
 SEND_S = 30  # a client that takes longer for one event has stopped reading
 # An error before the first chunk is still a status; a prompt that takes longer gets its headers, and pings, meanwhile.
 FIRST_S = 5.0
+MAX_MESSAGE = 2000  # characters; a schema's error quotes the schema
 GONE = 499  # nginx's status for a client that left; nobody reads it
 
 # Folders of whoever runs the server are nobody else's business: of a path only the file's name is told.
@@ -46,7 +47,7 @@ log.addHandler(logging.NullHandler())  # quiet unless an application asks
 def error_object(error: EFTError) -> dict[str, Any]:
     """``{"message", "type", "param", "code"}``; an overflow of the context has both numbers too, as llama-server."""
     made: dict[str, Any] = {
-        "message": _FOLDERS.sub("", str(error)),
+        "message": _FOLDERS.sub("", str(error)[:MAX_MESSAGE]),
         "type": error.kind,
         "param": error.param if isinstance(error, FieldError) else None,
         "code": error.code if isinstance(error, FieldError) else _CODES.get(type(error)),

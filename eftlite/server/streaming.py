@@ -110,13 +110,14 @@ class Record:
 
     Attributes:
         message_id: None where there is no message.
-        problem: what failed first.
+        problem: what failed first; ``told``: whether the page knows.
         tokens: what was sent, for later looks at it.
     """
 
     def __init__(self, history: History, conversation: str, parent: int | None) -> None:
         self.message_id: int | None = None
         self.problem: EFTError | None = None
+        self.told = False
         self.tokens: list[dict[str, Any]] = []
         self._history, self._conversation, self._parent = history, conversation, parent
         self._recorder: Recorder | None = None
@@ -208,22 +209,30 @@ class Stream:
             error, end = found, End("failed")
         finally:
             await record.finish(end)
-        for problem in (record.problem, error):
-            if problem:
-                await self._emit("error", mode=part.mode, error=error_object(problem))
+        await self._tell_problem(part.mode, record)
+        if error:
+            await self._emit("error", mode=part.mode, error=error_object(error))
         await self._emit("done", mode=part.mode, state=end.state, finish_reason=end.reason, result=end.result)
 
     async def _write(self, mode: str, running: Running, record: Record) -> None:
         """Keep and send an answer while it is made."""
         with self._answers.listed(mode, running) as name:
             await self._emit("answer", mode=mode, message_id=record.message_id, answer_id=name)
+            await self._tell_problem(mode, record)
             async for event in running:
                 if event.id >= 0 or event.text:
                     token = token_of(event)
                     await record.add(token)
+                    await self._tell_problem(mode, record)
                     await self._emit("tokens", mode=mode, tokens=[token])
                 if isinstance(record.problem, NotFoundError):  # deleted: nobody wants it any more
                     await running.stop()
+
+    async def _tell_problem(self, mode: str, record: Record) -> None:
+        """Say once, and at once, that what follows may not be kept."""
+        if record.problem and not record.told:
+            record.told = True
+            await self._emit("error", mode=mode, error=error_object(record.problem))
 
 
 def token_of(event: TokenEvent) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from eftlite.server.protocol import (
     Tokenize,
     ToWorker,
 )
+from eftlite.server.slots import Slots
 
 if TYPE_CHECKING:
     from eftlite.eft import EFT
@@ -53,12 +54,12 @@ class Turns:
         self._new: SimpleQueue[Job | None] = SimpleQueue()  # None only wakes the main thread
         self._calls: SimpleQueue[Call] = SimpleQueue()
         self._running: list[Job] = []
-        self._free: list[int] = []  # slots, the one used longest ago first
+        self._slots = Slots(0)
 
     def use(self, eft: EFT) -> None:
         """Make answers with this family; before any message is taken."""
         self._eft = eft
-        self._free = list(range(eft.n_slots))
+        self._slots = Slots(eft.n_slots)
 
     # ---- messages, in the thread that reads them
 
@@ -106,7 +107,7 @@ class Turns:
                 self._advance(job, self._start)
 
     def _start(self, job: Job) -> bool:
-        seed = job.start(self._eft, self._free)
+        seed = job.start(self._eft, self._slots)
         self._send(Began(job.id, seed))
         return True
 
@@ -129,8 +130,7 @@ class Turns:
         if not goes_on:
             self._running.remove(job)
             del self._jobs[job.id]
-            if job.slot is not None:
-                self._free.append(job.slot)
+            job.leave(self._slots)
             self._send(Ended(job.id, job.statistics, error))
 
     # ---- calls, in a thread of their own

@@ -38,7 +38,5 @@ def quantize(*words: str | Path) -> Result:
 def start(*words: str | Path, **options: Any) -> subprocess.Popen[str]:
     """Start a verb in a process of its own."""
     command = [sys.executable, "-c", "from tests.quantize.commands import program; program.main()", "quantize"]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [*command, *map(str, words)], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, **options
-    )
+    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*command, *map(str, words)], text=True, cwd=ROOT, **{**pipes, **options})

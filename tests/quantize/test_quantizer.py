@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_the_log_is_read_however_it_is_cut(cuts: list[int]) -> None:
     sent: list[dict[str, Any]] = []
     reader = LogReader(sent.append)
     borders = [0, *sorted(cuts), len(LOG)]
-    for start, stop in zip(borders, borders[1:], strict=False):
+    for start, stop in pairwise(borders):
         reader.take(2, LOG[start:stop], None)
     assert sent == MESSAGES
     assert reader.reason == "requantizing from type q8_0 is disabled"
@@ -119,7 +120,7 @@ def test_a_process_that_dies_is_an_error_with_its_last_words(tmp_path: Path) -> 
 
 def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
     """Killed in the middle of a job that takes seconds."""
-    large = write_model(tmp_path / "large.gguf", seed=1, n_embd=1024, n_ff=2048, n_vocab=4096)
+    large = write_model(tmp_path / "large.gguf", seed=1, n_embd=768, n_ff=1536)
     code = f"""
 from eftlite_quantize.child import Child, Job
 child = Child()

@@ -36,6 +36,7 @@ ABOUT = About(
     n_vocab=END + 1,
     n_slots=4,
     template=TEMPLATE,
+    eos="<|end|>",
     build={"eftlite": "0", "llama.cpp": "b0"},
 )
 TWO_DELTAS = replace(ABOUT, deltas=("helpful", "harmless"), knobs=Knobs((1.0, 0.5)))

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from eftlite.arguments import format_grammar
 from eftlite.server.asking import About, Ask
 from eftlite.server.asks import Plan, UnknownModelError, chat_plan, completion_plan, messages_of, mode_of, models
 from eftlite.server.requests import ChatRequest, CompletionRequest, Message
@@ -16,6 +15,7 @@ from eftlite.settings import MAX_SEED, Knobs, Limits, Sampling, Speculation
 from tests.server.asgi import HELLO
 from tests.server.fakes import ABOUT, TWO_DELTAS
 
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 ALONE = replace(ABOUT, members=ABOUT.members[:1], deltas=(), knobs=Knobs(()))
 
 
@@ -193,62 +193,6 @@ def test_completions_refuse_what_they_cannot_do() -> None:
     complete(suffix="", best_of=3, n=3)
 
 
-# ---- formats
-
-SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
-WITH_SCHEMA = {"type": "json_object", "schema": SCHEMA}
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({}, None),
-        ({"response_format": {"type": "text"}}, None),
-        ({"response_format": {"type": "json_object"}}, {"type": "json_object"}),
-        ({"response_format": WITH_SCHEMA}, WITH_SCHEMA),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}, WITH_SCHEMA),
-        ({"response_format": {"type": "json_schema", "schema": SCHEMA}}, WITH_SCHEMA),
-        ({"json_schema": SCHEMA}, WITH_SCHEMA),
-        ({"json_schema": {}}, {"type": "json_object"}),
-        ({"grammar": "x", "response_format": {"type": "text"}}, None),
-    ],
-)
-def test_formats(fields: dict[str, Any], expected: object) -> None:
-    assert ask_of(**fields).response_format == expected
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"grammar": "x", "json_schema": SCHEMA}, "grammar"),
-        ({"response_format": WITH_SCHEMA, "json_schema": SCHEMA}, "response_format"),
-        ({"response_format": WITH_SCHEMA, "grammar": "x"}, "grammar"),
-    ],
-)
-def test_one_format_at_a_time(fields: dict[str, Any], param: str) -> None:
-    assert refused(**fields) == param
-
-
-@pytest.mark.parametrize(
-    "node",
-    [
-        {"type": "array", "minItems": 10**9},
-        {"type": "array", "maxItems": 1e30},
-        {"type": "string", "minLength": 1001},
-        {"type": "string", "maxLength": 10**12},
-        {"type": "string", "pattern": "^a{1000000000}$"},
-        {"type": "string", "pattern": f"^a{{{'9' * 9999}}}$"},
-    ],
-)
-def test_schemas_that_would_take_all_memory_are_refused(node: dict[str, Any]) -> None:
-    """llama-cpp-python's converter writes every repetition out."""
-    assert refused(json_schema={"anyOf": [{"properties": {"a": node}}]}) == "json_schema"
-
-
-def test_properties_may_be_called_like_repetitions() -> None:
-    assert ask_of(json_schema={"properties": {"minItems": {"type": "integer", "maximum": 10**9}}}).response_format
-
-
 # ---- conversations
 
 
@@ -302,46 +246,9 @@ def test_a_template_must_know_tools() -> None:
         chat(replace(ABOUT, template="{{ messages }}"), tools=[WEATHER])
 
 
-def named(name: str) -> dict[str, Any]:
-    """The choice of one function."""
-    return {"type": "function", "function": {"name": name}}
-
-
-@pytest.mark.parametrize(
-    ("choice", "names"), [("required", ["weather", "time"]), (named("time"), ["time"]), (named("weather"), ["weather"])]
-)
-def test_a_forced_call_is_a_format(choice: Any, names: list[str]) -> None:
-    """So the answer is a call of that tool whatever the model would say."""
-    (ask,) = chat(tools=[WEATHER, TIME], tool_choice=choice).asks
-    assert ask.response_format is not None
-    calls = ask.response_format["schema"]["anyOf"]
-    assert [call["properties"]["name"]["const"] for call in calls] == names
-    grammar = format_grammar(ask.response_format)
-    assert grammar
-    assert all(name in grammar for name in names)
-
-
-def test_definitions_of_parameters_stay_within_reach() -> None:
-    parameters = {"properties": {"a": {"$ref": "#/$defs/A"}}, "required": ["a"], "$defs": {"A": {"const": "deep"}}}
-    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
-    grammar = format_grammar(ask_of(tools=[tool], tool_choice="required").response_format)
-    assert grammar
-    assert "deep" in grammar
-    other = {"type": "function", "function": {"name": "g", "parameters": {"$defs": {"A": {"const": "other"}}}}}
-    assert refused(tools=[tool, other], tool_choice="required") == "tools"
-    assert (
-        refused(tools=[{**tool, "function": {"name": "f", "parameters": {"$defs": 5}}}], tool_choice="required")
-        == "tools"
-    )
-    assert ask_of(tools=[tool]).tools == [tool]
-
-
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [TIME], "tool_choice": named("weather")}, "tool_choice"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tools": [TIME], "tool_choice": "required", "json_schema": SCHEMA}, "json_schema"),
         ({"functions": []}, "functions"),
         ({"function_call": "auto"}, "function_call"),
     ],

@@ -140,10 +140,11 @@ def test_stop(engine: FakeEngine, page: Page, how: str) -> None:
     engine.scripts = [Script("Once upon a time there was", hold_at=3)]
     say(page, "Tell me a story", wait=False)
     page.get_by_text("Once upon a").wait_for()
-    if how == "button":
-        page.get_by_role("button", name="Stop").click()
-    else:
-        page.keyboard.press("Escape")
+    with page.expect_request(lambda request: request.method == "DELETE"):
+        if how == "button":
+            page.get_by_role("button", name="Stop").click()
+        else:
+            page.keyboard.press("Escape")
     page.locator(".state.stopped").wait_for()
     assert texts(page.locator(".prose")) == ["Once upon a"]
     assert engine.runnings[0].stopped.is_set()

@@ -36,7 +36,7 @@ def with_child(
     async def run() -> tuple[Any, str, Child]:
         child = await started(code, hang_s, step_limit_s)
         try:
-            result = await use(child)
+            result = await asyncio.wait_for(use(child), 20)
         finally:
             cause = await child.end()
         return result, cause, child
@@ -123,7 +123,7 @@ LONG_LIVES = {
 def test_one_that_hangs_is_ended_and_others_live() -> None:
     async def run(code: str) -> str:
         child = await started(code, hang_s=0.5, step_limit_s=0.5)
-        await to_the_end(child)
+        await asyncio.wait([asyncio.ensure_future(to_the_end(child))], timeout=5)
         return await child.end()
 
     async def run_all() -> list[str]:

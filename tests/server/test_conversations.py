@@ -208,6 +208,11 @@ def test_what_cannot_be_asked(api: Api, history: History, method: str, path: str
     assert history.list() == []
 
 
+def test_a_number_in_a_query_is_named(api: Api) -> None:
+    error = api("GET", f"{BASE}?limit=many").json()["error"]
+    assert (error["message"], error["param"]) == ("limit: expected an integer", "limit")
+
+
 HOSTILE = [
     "..",
     "../history.db",

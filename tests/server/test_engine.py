@@ -342,7 +342,7 @@ def test_requests_that_come_while_it_is_loaded_wait(tmp_path: Path) -> None:
             await until(lambda: made.progress[1] == 0.5)
             assert (made.state, made.n_waiting, made.n_running, ids.done()) == ("loading", 2, 0, False)
             (tmp_path / "go").touch()
-            assert await texts == ["end", "0 end"]
+            assert list(await texts) == ["end", "0 end"]
             assert await ids == [97]
 
     run(main())

@@ -1,24 +1,22 @@
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from eftlite.eft import EFT
 from eftlite.server.asking import Ask
-from eftlite.server.jobs import Job, choose_slot
+from eftlite.server.jobs import Job
 from eftlite.server.protocol import WINDOW, Begin, Scoring
+from eftlite.server.slots import Slots
 from eftlite.settings import Knobs
 from tests.server.fake_worker import FakeEFT
 
 KNOBS = Knobs()
 
 
-def fake(n_slots: int = 3, *cached: str) -> Any:
-    eft = FakeEFT(n_slots)
-    for slot, text in enumerate(cached):
-        eft.cached[slot] = eft.tokenize(text.encode())
-    return cast("EFT", eft)
+def fake() -> EFT:
+    return cast("EFT", FakeEFT(1))
 
 
 def job(prompt: str, scoring: bool = False) -> Job:
@@ -29,55 +27,32 @@ def texts(made: Job) -> list[list[str]]:
     return [[event.text for event in step] for step in iter(made.step, None)]
 
 
-# ---- slots
-
-
-@pytest.mark.parametrize("as_chat", [True, False])
-def test_the_slot_with_the_longest_common_prefix_is_chosen(as_chat: bool) -> None:
-    eft = fake(3, "a long story", "a long way", "other")
-    text = "a long walk"
-    ask = Ask(KNOBS, messages=[{"role": "user", "content": text}]) if as_chat else Ask(KNOBS, prompt=text)
-    assert choose_slot(eft, ask, [0, 1, 2]) == 1
-    assert choose_slot(eft, ask, [2, 0]) == 0
-
-
-def test_token_ids_are_compared_as_they_are() -> None:
-    eft = fake(2, "abc", "xyz")
-    assert choose_slot(eft, Ask(KNOBS, prompt=[1, *b"xy"]), [0, 1]) == 1
-
-
-def test_of_equal_slots_the_one_used_longest_ago_is_chosen() -> None:
-    eft = fake(3)
-    assert choose_slot(eft, Ask(KNOBS, prompt="new"), [2, 0, 1]) == 2
-
-
-def test_scoring_takes_the_oldest_slot_since_it_keeps_nothing() -> None:
-    eft = fake(2, "old", "story")
-    assert choose_slot(eft, Scoring("story", KNOBS, 0), [0, 1]) == 0
-
-
 # ---- steps
 
 
 def test_a_plain_step_is_one_token() -> None:
     made = job("count 3")
-    free = [1, 0]
-    made.start(fake(), free)
-    assert (made.slot, free) == (1, [0])
+    slots = Slots(1)
+    made.start(fake(), slots)
+    assert made.slot == 0
+    with pytest.raises(ValueError, match="unpack"):
+        slots.take(fake(), made.what)
+    made.leave(slots)
+    assert slots.take(fake(), made.what) == 0
     assert texts(made) == [["0 "], ["1 "], ["end"]]
     assert made.statistics.finish_reason == "stop"
 
 
 def test_a_round_is_one_step() -> None:
     made = job("round 2")
-    made.start(fake(), [0])
+    made.start(fake(), Slots(1))
     assert texts(made) == [["0", "1", "b "]] * 4 + [["last"]]
     assert made.statistics.finish_reason == "length"
 
 
 def test_statistics_are_complete_when_the_last_step_is_given() -> None:
     made = job("count 1")
-    made.start(fake(), [0])
+    made.start(fake(), Slots(1))
     step = made.step()
     assert step is not None
     assert step[-1].finish_reason == made.statistics.finish_reason == "stop"
@@ -85,13 +60,13 @@ def test_statistics_are_complete_when_the_last_step_is_given() -> None:
 
 def test_scores_come_a_batch_at_a_time() -> None:
     made = job("x" * 130, scoring=True)
-    made.start(fake(), [0])
+    made.start(fake(), Slots(1))
     assert [len(step) for step in texts(made)] == [64, 64, 2]
 
 
 def test_scoring_ends_when_it_is_stopped() -> None:
     made = job("x" * 1000, scoring=True)
-    made.start(fake(), [0])
+    made.start(fake(), Slots(1))
     assert made.step()
     made.stop()
     assert made.step() is None
@@ -102,7 +77,7 @@ def test_scoring_ends_when_it_is_stopped() -> None:
 
 def test_a_stop_ends_it_with_a_cancelled_event() -> None:
     made = job("forever")
-    made.start(fake(), [0])
+    made.start(fake(), Slots(1))
     made.step()
     made.stop()
     step = made.step()
@@ -112,10 +87,12 @@ def test_a_stop_ends_it_with_a_cancelled_event() -> None:
 
 
 def test_a_job_stopped_before_it_starts_touches_no_slot() -> None:
-    made, free = job("forever"), [0]
+    made, slots = job("forever"), Slots(1)
     made.stop()
-    made.start(fake(), free)
-    assert (made.slot, free) == (None, [0])
+    made.start(fake(), slots)
+    assert made.slot is None
+    made.leave(slots)
+    assert slots.take(fake(), made.what) == 0
     (step,) = iter(made.step, None)
     assert step[0].finish_reason == made.statistics.finish_reason == "cancelled"
 
@@ -123,7 +100,7 @@ def test_a_job_stopped_before_it_starts_touches_no_slot() -> None:
 def test_knobs_set_before_it_starts_and_after() -> None:
     made = job("alpha")
     made.set_knobs(Knobs((2.0,)))
-    made.start(fake(), [0])
+    made.start(fake(), Slots(1))
     assert made.step()[0].text == "2 "  # type: ignore[index]  # it has not ended
     made.set_knobs(Knobs((0.0,)))
     assert texts(made) == [["0"]]
@@ -131,7 +108,7 @@ def test_knobs_set_before_it_starts_and_after() -> None:
 
 def test_it_pauses_when_nobody_takes_its_events() -> None:
     made = job("forever")
-    made.start(fake(), [0])
+    made.start(fake(), Slots(1))
     for _ in range(WINDOW):
         assert made.may_go
         made.step()

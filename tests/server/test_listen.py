@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -260,10 +261,12 @@ def test_an_answer_that_nobody_reads_is_stopped(path: str) -> None:
 
 
 def test_an_answer_that_is_read_more_slowly_than_written_goes_on() -> None:
+    """For two deadlines, the server being held up all the time."""
     endless = Endless()
-    with running(app_of(endless), QUICK) as address, connected(address, 10, 4096) as client:
+    patient = replace(QUICK, drain_s=1.0)
+    with running(app_of(endless), patient) as address, connected(address) as client:
         client.sendall(head("GET", "/stream", address))
-        end = time.monotonic() + 4 * QUICK.drain_s
+        end = time.monotonic() + 2 * patient.drain_s
         while time.monotonic() < end:
             assert client.recv(65536)
             time.sleep(0.001)
@@ -272,7 +275,7 @@ def test_an_answer_that_is_read_more_slowly_than_written_goes_on() -> None:
 
 def test_a_finished_answer_that_nobody_reads_frees_its_connection() -> None:
     """The app has ended long ago; sizes are such that anything from a byte to megabytes is left in the server."""
-    sizes = [8 << 20, *range(256 << 10, 640 << 10, 16 << 10)]
+    sizes = [8 << 20, *range(64 << 10, 512 << 10, 16 << 10)]
     with running_server(APP, QUICK) as (server, address), ExitStack() as stack:
         for size in sizes:
             client = stack.enter_context(connected(address, 10, 4096))
@@ -397,6 +400,32 @@ def test_stopping_ends_what_is_running() -> None:
     assert took < 2
 
 
+def test_an_answer_that_comes_just_when_it_stops_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    """Between the last word and the end of the connection the app may still send."""
+    found: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def late(request: Request) -> Response:
+        found.append((asyncio.get_running_loop(), asyncio.Event()))
+        await found[0][1].wait()
+        return PlainTextResponse("late")
+
+    with running_server(Starlette(routes=[Route("/", late)])) as (server, address), connected(address) as client:
+        client.sendall(head("GET", "/", address))
+        until(lambda: found)
+        loop, event = found[0]
+
+        def stop() -> None:
+            event.set()
+            for connection in list(server.server_state.connections):
+                connection.shutdown()
+
+        loop.call_soon_threadsafe(stop)
+        response = read_all(client)
+    assert status_of(response) == 503
+    assert b"late" not in response
+    assert not caplog.messages
+
+
 def test_stopping_does_not_wait_for_clients_that_do_not_read() -> None:
     endless = Endless()
     with running_server(app_of(endless)) as (server, address), connected(address, 10, 4096) as client:
@@ -411,7 +440,8 @@ import asyncio, contextlib, sys, time
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
-from eftlite.server.guards import Rules, last_resort
+from eftlite.server.guards import Rules
+from eftlite.server.replies import exception_handlers
 from eftlite.server import listen
 from eftlite.server.listen import bind, serve, url_of
 
@@ -438,7 +468,7 @@ async def fails(request):
 app = Starlette(
     routes=[Route("/stream", stream), Route("/fails", fails)],
     lifespan=lifespan,
-    exception_handlers={Exception: last_resort},
+    exception_handlers=exception_handlers(),
 )
 try:
     with bind("127.0.0.1", 0) as listener:

@@ -39,6 +39,7 @@ def test_props() -> None:
     assert props["default_generation_settings"]["params"]["temperature"] == 0.8
     assert props["default_generation_settings"]["params"]["repeat_last_n"] == 64
     assert (props["total_slots"], props["model_path"], props["chat_template"]) == (4, "base.gguf", TEMPLATE)
+    assert (props["bos_token"], props["eos_token"]) == ("", "<|end|>")
     assert props["eft"]["deltas"] == ["tuned"]
     assert props["eft"]["knobs"]["alphas"] == [1.0]
     assert [member["name"] for member in props["eft"]["members"]] == ["base", "tuned", "reference"]
@@ -70,6 +71,11 @@ def test_detokenizing() -> None:
     assert post("/detokenize", tokens=[195])["content"] == "\ufffd"
     response = client_of(FakeEngine()).post("/detokenize", json={"tokens": [ABOUT.n_vocab]})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "tokens")
+
+
+def test_what_is_told_of_the_tokenizer() -> None:
+    told = client_of(FakeEngine()).get("/tokenizer_info").json()
+    assert told == {"eos_token": "<|end|>", "bos_token": None, "chat_template": TEMPLATE}
 
 
 def test_templates() -> None:

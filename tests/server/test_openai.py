@@ -213,6 +213,13 @@ def test_a_streamed_completion() -> None:
     assert (chunks[-1]["choices"][0]["finish_reason"], done) == ("stop", "[DONE]")
 
 
+def test_a_stream_of_an_answer_without_tokens() -> None:
+    data = {"prompt": "Say", "stream": True, "echo": True, "max_tokens": 0}
+    *chunks, _ = events_of(client_of(FakeEngine()).post(COMPLETIONS, json=data).text)
+    assert [chunk["choices"][0]["text"] for chunk in chunks] == ["Say", ""]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, "length"]
+
+
 @pytest.mark.parametrize("prompt", ["Say", [83, 97, 121]])
 def test_echo_scores_the_prompt(prompt: Any) -> None:
     """As lm-evaluation-harness asks: it cuts the last token off, which must not be the prompt's."""

@@ -69,7 +69,7 @@ def test_when_to_ask_again() -> None:
     ("message", "shown"),
     [
         ("/srv/models/a.gguf: expected GGUF", "a.gguf: expected GGUF"),
-        ("cannot read '/home/ann b/my models/a.gguf'", "cannot read 'a.gguf'"),
+        ("cannot read '/srv/ann b/my models/a.gguf'", "cannot read 'a.gguf'"),
         ("C:\\Users\\ann\\a.gguf: damaged", "a.gguf: damaged"),
         ("d:/models/a.gguf", "a.gguf"),
         ("~/models/a.gguf", "a.gguf"),
@@ -83,6 +83,10 @@ def test_when_to_ask_again() -> None:
 )
 def test_folders_are_not_told(message: str, shown: str) -> None:
     assert error_object(EFTError(message))["message"] == shown
+
+
+def test_messages_are_not_endless() -> None:
+    assert len(error_object(InputError("x" * 10_000))["message"]) == replies.MAX_MESSAGE
 
 
 def test_half_a_character_in_a_message_breaks_nothing() -> None:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -167,6 +167,7 @@ class Watched(History):
     Attributes:
         go: no text is written before it is set.
         failing: names of the methods that fail.
+        n_refused: calls that failed.
     """
 
     def __init__(self, path: Path, patch: pytest.MonkeyPatch) -> None:
@@ -175,12 +176,12 @@ class Watched(History):
         self.go = threading.Event()
         self.go.set()
         self.failing: set[str] = set()
-        self.error = HistoryError("history.db: there is no room on its disk", f"Make room. The file is {path}")
+        self.n_refused = 0
 
     def check(self, name: str) -> None:
         assert self.go.wait(FEW_S)
         if name in self.failing:
-            raise self.error
+            self._refuse(name=name)
 
     def add_user(self, *args: Any) -> int:
         self.check("add_user")
@@ -204,8 +205,9 @@ class Watched(History):
         self.check("finish")
         finish(*args)
 
-    def _refuse(self, *_: Any) -> Any:
-        raise self.error
+    def _refuse(self, *_: Any, name: str = "add") -> NoReturn:
+        self.n_refused += 1
+        raise HistoryError(f"history.db: no room for {name}", f"Make room. The file is {self.path}")
 
 
 @pytest.fixture
@@ -431,27 +433,52 @@ def test_a_bug_in_the_engine_leaves_nothing_running(history: History) -> None:
 @pytest.mark.parametrize(
     ("failing", "kept"),
     [
-        ({"add_user"}, []),
-        ({"begin_answer"}, [("complete", "Hi")]),
-        ({"add"}, [("complete", "Hi"), ("complete", TEXT)]),
-        ({"finish"}, [("complete", "Hi"), ("streaming", TEXT)]),
-        ({"add", "finish"}, [("complete", "Hi"), ("streaming", "")]),
+        (["add_user"], []),
+        (["begin_answer"], [("complete", "Hi")]),
+        (["add"], [("complete", "Hi"), ("complete", TEXT)]),
+        (["finish"], [("complete", "Hi"), ("streaming", TEXT)]),
+        (["add", "finish"], [("complete", "Hi"), ("streaming", "")]),
     ],
-    ids=lambda value: "-".join(sorted(value)) if isinstance(value, set) else "",
 )
 def test_a_full_disk_is_told_and_the_answer_comes(
-    watched: Watched, failing: set[str], kept: list[tuple[str, str]]
+    watched: Watched, failing: list[str], kept: list[tuple[str, str]]
 ) -> None:
     async def test() -> None:
         page = Page(watched)
-        watched.failing = failing
+        watched.failing = set(failing)
         events = await page.ask(content="Hi")
         assert text_of(events) == TEXT
         (told,) = named(events, "error")
-        assert told["error"]["message"] == "history.db: there is no room on its disk"
+        assert told["error"]["message"] == f"history.db: no room for {failing[0]}"
         assert told["error"]["type"] == "server_error"
         assert events[-1][1]["state"] == "complete"
         assert [(message.state, message.content) for message in page.messages()] == kept
+
+    run(test)
+
+
+def test_a_full_disk_is_told_at_once(watched: Watched) -> None:
+    """Whoever reads on knows that it may not be there later."""
+
+    async def test() -> None:
+        page = Page(watched, FakeEngine([Script("One two three", hold_at=1)]))
+        async with page.asking(content="Hi") as stream:
+            await stream.until("tokens")
+            watched.failing = {"add"}
+            page.engine.release.set()
+            assert [name for name, _ in await stream.until("tokens")] == ["error", "tokens"]
+
+    run(test)
+
+
+def test_a_file_that_is_locked_holds_an_answer_up_only_once(watched: Watched) -> None:
+    """Each try may take seconds: there is one for the first text, and one for all at the end."""
+
+    async def test() -> None:
+        page = Page(watched, FakeEngine([Script("a b c d e f g h")]))
+        watched.failing = {"add"}
+        assert text_of(await page.ask(content="Hi")) == page.last().content == "a b c d e f g h"
+        assert watched.n_refused == 2
 
     run(test)
 

@@ -34,7 +34,7 @@ class Served:
     def wait_ready(self, timeout_s: float = 120.0) -> float:
         """Wait until models are loaded; returns the seconds it took."""
         began = time.monotonic()
-        while (state := httpx.get(f"{self.url}/api/about", timeout=60).json()["state"]) != "ready":
+        while (state := httpx.get(f"{self.url}/api/about", timeout=60, trust_env=False).json()["state"]) != "ready":
             assert state == "loading", state
             assert time.monotonic() - began < timeout_s, "it was not loaded in time"
             time.sleep(0.02)
@@ -56,7 +56,7 @@ def served(*options: str) -> Iterator[Served]:
     process = subprocess.Popen([*START, *options], stderr=subprocess.PIPE, text=True)
     try:
         url = _url_of(process)
-        httpx.get(f"{url}/api/conversations?limit=1", timeout=60).raise_for_status()
+        httpx.get(f"{url}/api/conversations?limit=1", timeout=60, trust_env=False).raise_for_status()
         server = Served(process, url, time.monotonic() - began)
         yield server
     finally:

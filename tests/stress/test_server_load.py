@@ -82,7 +82,7 @@ async def all_texts(url: str, n_clients: int) -> list[tuple[str, float]]:
     found: list[tuple[str, float]] = [("", 0.0)] * N_REQUESTS
 
     async def one(first: int) -> None:
-        async with httpx.AsyncClient(base_url=url, timeout=10 * HUNG_S) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=10 * HUNG_S, trust_env=False) as client:
             for number in range(first, N_REQUESTS, n_clients):
                 found[number] = await streamed_text(client, chat(number))
 
@@ -127,7 +127,9 @@ class Bench:
 
     def post(self, path: str, body: Json) -> Any:
         """A whole reply."""
-        return httpx.post(f"http://{self.address[0]}:{self.address[1]}{path}", json=body, timeout=60).json()
+        return httpx.post(
+            f"http://{self.address[0]}:{self.address[1]}{path}", json=body, timeout=60, trust_env=False
+        ).json()
 
 
 @contextmanager

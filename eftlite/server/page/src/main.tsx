@@ -17,7 +17,7 @@ listenToKeys();
 searchAsTyped();
 steerAsMoved();
 addEventListener("popstate", () => void followAddress());
-void watchServer();
+watchServer();
 // At the start, and again when a server that was away is back.
 reachable.subscribe((isThere) => {
   if (isThere) void resume();

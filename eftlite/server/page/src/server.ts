@@ -6,7 +6,7 @@ import { about, reachable, runs } from "./state";
 const READY_MS = 15_000;
 const WRITING_MS = 3000;
 const LOADING_MS = 1000;
-const AWAY_MS = [1000, 2000, 4000, 8000];
+const AWAY_MS = [500, 1000, 2000, 3000];
 
 let failures = 0;
 let timer: ReturnType<typeof setTimeout> | undefined;
@@ -25,10 +25,18 @@ async function look(): Promise<number> {
   }
 }
 
-/** Ask now, and from now on. */
-export async function watchServer(): Promise<void> {
+/** Ask now, and again after the time that the answer suggests. */
+async function watch(): Promise<void> {
   clearTimeout(timer);
   const wait = await look();
   clearTimeout(timer);
-  timer = setTimeout(() => void watchServer(), wait);
+  timer = setTimeout(() => void watch(), wait);
+}
+
+/** Ask from now on, and at once when another request did not reach the server. */
+export function watchServer(): void {
+  void watch();
+  reachable.subscribe((isThere) => {
+    if (!isThere) void watch();
+  });
 }

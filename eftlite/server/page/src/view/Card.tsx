@@ -14,17 +14,17 @@ export function Card(): JSX.Element | null {
   const box = useRef<HTMLDivElement>(null);
   const shown = card.value;
   useLayoutEffect(() => {
-    if (shown && box.current) place(box.current, shown);
-  });
-  useLayoutEffect(() => {
-    const hide = (): void => hideCard();
-    addEventListener("resize", hide);
-    document.addEventListener("scroll", hide, { capture: true, passive: true });
-    return () => {
-      removeEventListener("resize", hide);
-      document.removeEventListener("scroll", hide, { capture: true });
+    const follow = (): void => {
+      if (box.current && card.value) place(box.current, card.value);
     };
-  }, []);
+    follow();
+    addEventListener("resize", follow);
+    document.addEventListener("scroll", follow, { capture: true, passive: true });
+    return () => {
+      removeEventListener("resize", follow);
+      document.removeEventListener("scroll", follow, { capture: true });
+    };
+  });
   if (!shown) return null;
   const { token } = shown;
   return (
@@ -76,7 +76,7 @@ function MemberTop(props: { name: string; candidates: Candidate[]; token: Token 
 /** Below the token if there is room, else above; at the bottom of a narrow page (by the style sheet). */
 function place(box: HTMLElement, shown: Shown): void {
   const anchor = spanOf(shown)?.getClientRects()[0];
-  if (!anchor) return hideCard();
+  if (!anchor || anchor.bottom < 0 || anchor.top > innerHeight) return hideCard();
   const { width, height } = box.getBoundingClientRect();
   const below = anchor.bottom + MARGIN / 2;
   const top = below + height + MARGIN <= innerHeight ? below : Math.max(MARGIN, anchor.top - height - MARGIN / 2);

@@ -3,12 +3,12 @@
 import type { JSX } from "preact";
 import { refresh } from "../conversations";
 import { bytes, day, parameters } from "../format";
-import { MODIFIER, newConversation } from "../keys";
+import { isHelpOpen, MODIFIER, newConversation } from "../keys";
 import { memberName } from "../shift";
 import { deltas, engine, moreSummaries, query, summaries } from "../state";
 import type { Member, Summary } from "../types";
 import { Entry } from "./Entry";
-import { Eft, Icon } from "./icons";
+import { Eft, Icon, IconButton } from "./icons";
 
 export function Side(): JSX.Element {
   return (
@@ -84,7 +84,16 @@ function Loaded(): JSX.Element | null {
           <Row key={member.name} member={member} />
         ))}
       </ul>
-      <p>eftlite {models.version}</p>
+      <p>
+        eftlite {models.version}
+        <IconButton
+          icon="keyboard"
+          label={`Keyboard (${MODIFIER} /)`}
+          onClick={() => {
+            isHelpOpen.value = true;
+          }}
+        />
+      </p>
     </section>
   );
 }
