@@ -116,10 +116,12 @@ def _check(
 
 
 def _check_folders(*paths: str | Path | None) -> None:
-    """EFTError for files that could not be written after hours of work."""
-    for path in paths:
-        if path is not None and (not Path(path).absolute().parent.is_dir() or Path(path).is_dir()):
-            raise EFTError(f"{Path(path).name}: cannot be written: {Path(path).parent} is no folder, or it is one")
+    """InputError for files that could not be written after hours of work."""
+    for path in (Path(path) for path in paths if path is not None):
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"{path.name}: expected a folder for it at {path.parent}, got none")
+        if path.is_dir():
+            raise InputError(f"{path.name}: expected a file's name, got a folder's")
 
 
 # ---- what comes out

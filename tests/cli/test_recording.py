@@ -44,11 +44,11 @@ def path(kept: Conversation) -> list[str]:
 
 
 def tree(kept: Conversation) -> dict[str, list[str]]:
-    """What follows each text; what begins stands under ""."""
+    """What follows each text; what begins stands under "/"."""
     texts: dict[int | None, str] = {message.id: message.content for message in kept.messages}
     found: dict[str, list[str]] = {}
     for message in kept.messages:
-        found.setdefault(texts.get(message.parent, ""), []).append(message.content)
+        found.setdefault(texts.get(message.parent, "/"), []).append(message.content)
     return found
 
 
@@ -100,7 +100,7 @@ def test_regenerated_answer_is_a_sibling(history: History) -> None:
     said(history, "a", "/regen", "b", eft=FakeEFT("One.", "Two.", "Three."))
     kept = last(history)
     assert path(kept) == ["a", "Two.", "b", "Three."]
-    assert tree(kept) == {"": ["a"], "a": ["One.", "Two."], "Two.": ["b"], "b": ["Three."]}
+    assert tree(kept) == {"/": ["a"], "a": ["One.", "Two."], "Two.": ["b"], "b": ["Three."]}
 
 
 def test_edited_question_is_a_sibling(history: History) -> None:
@@ -117,7 +117,7 @@ def test_undone_turns_stay_in_the_tree(history: History) -> None:
     said(history, "a", "/undo")
     assert path(last(history)) == []
     said(history, "a", "b", "/undo", "/undo", "a", eft=FakeEFT("One.", "Two.", "Three."))
-    assert tree(last(history)) == {"": ["a"], "a": ["One.", "Three."], "One.": ["b"], "b": ["Two."]}
+    assert tree(last(history)) == {"/": ["a"], "a": ["One.", "Three."], "One.": ["b"], "b": ["Two."]}
 
 
 def test_cleared_conversation_is_another(history: History) -> None:
@@ -138,7 +138,7 @@ def test_question_that_failed_is_kept_and_another_takes_its_place(history: Histo
     assert [(message.content, message.state) for message in kept.path()] == [("a", "complete"), ("", "failed")]
     eft.fails_at = None
     repl.handle("b")
-    assert tree(last(history)) == {"": ["a", "b"], "a": [""], "b": ["One."]}
+    assert tree(last(history)) == {"/": ["a", "b"], "a": [""], "b": ["One."]}
     assert "kept no further" not in capsys.readouterr().err
 
 
@@ -148,7 +148,7 @@ def test_question_that_failed_is_sent_again(history: History) -> None:
     repl = said(history, "a", eft=eft)
     eft.fails_at = None
     repl.handle("/regen")
-    assert tree(last(history)) == {"": ["a"], "a": ["", "One."]}
+    assert tree(last(history)) == {"/": ["a"], "a": ["", "One."]}
 
 
 def test_answer_that_breaks_off_is_kept(history: History) -> None:
@@ -166,6 +166,17 @@ def test_stopped_answer_is_kept(history: History) -> None:
     repl = said(history, "a", eft=eft)
     answer = last(history).messages[-1]
     assert (answer.content, answer.state) == (repl.conversation.turns[0][1], "stopped")
+
+
+def test_answer_that_was_left_is_kept(history: History) -> None:
+    """By Ctrl+C twice within a second."""
+    eft = FakeEFT("one two three")
+    interrupt: Any = KeyboardInterrupt()
+    eft.fails_at, eft.error = 2, interrupt
+    with pytest.raises(KeyboardInterrupt):
+        said(history, "a", eft=eft)
+    answer = last(history).messages[-1]
+    assert (answer.content, answer.state) == ("one two", "stopped")
 
 
 def test_compared_answers_stand_beside_the_first(history: History) -> None:
@@ -187,7 +198,7 @@ def test_question_to_compare_is_kept_aside(history: History) -> None:
 
 def test_conversation_of_nothing_but_a_comparison_is_kept(history: History) -> None:
     repl = said(history, "/compare Why?", eft=FakeEFT("1", "2", "3", "One."))
-    assert tree(last(history)) == {"": ["Why?"], "Why?": ["1", "2", "3"]}
+    assert tree(last(history)) == {"/": ["Why?"], "Why?": ["1", "2", "3"]}
     assert path(last(history)) == ["Why?"]
     repl.handle("a")
     assert path(last(history)) == ["a", "One."]

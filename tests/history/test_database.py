@@ -100,6 +100,7 @@ def test_one_connection_waits_for_the_disk_and_one_does_not(path: Path) -> None:
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
             assert connection.execute("PRAGMA foreign_keys").fetchone() == (1,)
             assert connection.execute("PRAGMA secure_delete").fetchone() == (1,)
+            assert durable or connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
     opened.close()
 
 

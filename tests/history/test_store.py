@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eftlite.cli.conversation import Conversation as Talk
@@ -389,6 +389,7 @@ def test_preview_shows_the_hit(history: History) -> None:
 
 
 @given(st.text("abßŉİ 中", max_size=200), st.text("xyßİ中", min_size=1, max_size=20), st.text("abßŉİ 中", max_size=200))
+@example("ŉ" * 150, "word", "")
 def test_preview_has_the_word_wherever_it_is(before: str, word: str, after: str) -> None:
     """Letters that become longer when folded stand before, in and after it."""
     preview = _around(before + word + after, word.casefold())

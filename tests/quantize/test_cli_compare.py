@@ -149,9 +149,22 @@ def test_a_model_is_needed(folder: Path) -> None:
     assert "Missing argument" in result.stderr
 
 
-def test_reports_that_cannot_be_written_are_one_line(folder: Path, tmp_path: Path) -> None:
-    message = failure(run(folder, "base.gguf", "near.gguf", "-o", tmp_path / "none" / "r.md"), EFTError)
-    assert message == "r.md: cannot be written: No such file or directory"
+@pytest.mark.parametrize("option", ["-o", "--plot", "--save-kl-base"])
+def test_folders_that_are_not_there_are_noticed_before(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr("eftlite_quantize.compare.Evaluator", lambda *_: pytest.fail("a model was loaded"))
+    message = failure(run(folder, "base.gguf", "near.gguf", option, tmp_path / "none" / "r.png"))
+    assert message == f"r.png: expected a folder for it at {tmp_path / 'none'}, got none"
+    (tmp_path / "r.png").mkdir()
+    message = failure(run(folder, "base.gguf", "near.gguf", option, tmp_path / "r.png"))
+    assert message == "r.png: expected a file's name, got a folder's"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_report_on_a_full_disk_is_one_line(folder: Path) -> None:
+    message = failure(run(folder, "base.gguf", "near.gguf", "-o", "/dev/full"), EFTError)
+    assert message == "full: cannot be written: No space left on device"
 
 
 def test_help_is_quick() -> None:

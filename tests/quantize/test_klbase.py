@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,18 @@ def test_an_older_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(EFTError, match="f: cannot be written: No such file or directory"):
         BaseWriter(tmp_path / "none" / "f", text()[0], 21)
+
+
+def test_a_disk_without_room_is_noticed_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, rows = text()
+    n_bytes = len(literal(tokens, rows))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=n_bytes - 1))
+    with pytest.raises(EFTError, match=r"f: expected 0\.0 GiB of free disk space"):
+        BaseWriter(tmp_path / "f", tokens, 21)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=n_bytes))
+    written(tmp_path / "f", tokens, rows)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

@@ -74,11 +74,17 @@ const marked = new Marked({
   },
 });
 
-/** The blocks of a text, which may end in the middle of one. */
-export function blocksOf(text: string): Block[] {
-  const blocks: Block[] = [];
-  let start = 0;
-  for (const token of marked.lexer(text.replaceAll("\r\n", "\n"))) {
+/**
+ * The blocks of a text, which may end in the middle of one.
+ *
+ * @param text Markdown
+ * @param known blocks of a beginning of the text; all but the last of them are taken as they are, which spares the
+ *     work but misses link definitions that come later
+ */
+export function blocksOf(text: string, known: Block[] = []): Block[] {
+  const blocks = known.slice(0, -1);
+  let start = known.at(-1)?.start ?? 0;
+  for (const token of marked.lexer(text.slice(start))) {
     const html = token.type === "space" ? "" : marked.parser([token]);
     if (html) blocks.push({ source: token.raw, start, html });
     start += token.raw.length;

@@ -7,8 +7,15 @@ import { sanitize } from "./sanitize";
 import { level, startsOf, tailOf, tokenAt, visible } from "./shift";
 import type { Token } from "./types";
 
-/** What each element's blocks were made from. */
-const painted = new WeakMap<HTMLElement, string[]>();
+/** What an element shows. */
+interface Painted {
+  text: string;
+  blocks: Block[];
+  /** What each of its children was made from. */
+  looks: string[];
+}
+
+const painted = new WeakMap<HTMLElement, Painted>();
 
 /**
  * Show a text.
@@ -20,8 +27,10 @@ const painted = new WeakMap<HTMLElement, string[]>();
  */
 export function paint(root: HTMLElement, text: string, tokens: Token[] | null, isFinished: boolean): void {
   const coloured = tokens && new Coloured(tokens);
-  const blocks = blocksOf(text);
-  const before = painted.get(root) ?? [];
+  const old = painted.get(root);
+  const before = old?.looks ?? [];
+  const grows = old && !isFinished && text.startsWith(old.text);
+  const blocks = blocksOf(text, grows ? old.blocks : []);
   const now = blocks.map((block) => block.html + (coloured ? coloured.key(block) : ""));
   const tail = (isFinished && coloured?.tail()) || null;
   if (tail) now.push(`tail ${tail.childElementCount}`);
@@ -33,7 +42,7 @@ export function paint(root: HTMLElement, text: string, tokens: Token[] | null, i
   }
   if (tail && before[blocks.length] !== now[blocks.length]) put(root, blocks.length, tail);
   while (root.childElementCount > now.length) root.lastElementChild!.remove();
-  painted.set(root, now);
+  painted.set(root, { text, blocks, looks: now });
 }
 
 function put(root: HTMLElement, index: number, element: HTMLElement): void {

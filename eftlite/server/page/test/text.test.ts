@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { align } from "../src/align";
 import { bytes, day, fixed, parameters, percent, share, speed } from "../src/format";
-import { blocksOf } from "../src/markdown";
+import { type Block, blocksOf } from "../src/markdown";
 import { level, LEVELS, memberName, startsOf, tailOf, textOf, tokenAt, visible } from "../src/shift";
 import type { Token } from "../src/types";
 
@@ -45,6 +45,16 @@ test("blocks make up the text, and a finished one stays as it is", () => {
         .slice(0, 3),
       html.slice(0, 3),
     );
+  }
+});
+
+test("a growing text gives the blocks that it gives as a whole", () => {
+  const text =
+    "One\n===\n\n- a\n- b\n\n- c\n\n> q\n> r\n\n```js\nlet x\n\nlet y\n```\n\n|a|b|\n|-|-|\n|c|d|\n\nend\n* * *\n1. x\n   y";
+  let known: Block[] = [];
+  for (let end = 1; end <= text.length; end += 1) {
+    known = blocksOf(text.slice(0, end), known);
+    assert.deepEqual(known, blocksOf(text.slice(0, end)), `at ${end}`);
   }
 });
 
