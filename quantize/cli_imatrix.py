@@ -58,9 +58,9 @@ def imatrix_command(
 ) -> None:
     """Compute what MODEL's weights are multiplied with on TEXT, on average: an importance matrix.
 
-    Types below 3 bits need one, and all types under 6 bits gain. TEXT should be like what the model will be used for,
-    some ten thousand tokens or more; not the text that quantizations are compared on. The file is the same as
-    llama-imatrix's.
+    Some types need one (eftlite quantize produce --help), others come nearer to the original with it. TEXT should be
+    like what the model will be used for, some ten thousand tokens or more, and not the text that quantizations are
+    compared on. The file is the same as llama-imatrix's.
     """
     from eftlite.llama import Model
     from eftlite_quantize import texts

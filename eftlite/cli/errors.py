@@ -28,6 +28,9 @@ def guarded(run: Callable[[], object], output: Callable[[], Output]) -> int:
     except EFTError as error:
         output().error(str(error))
         return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)  # the help text, which is no error to read
+        return error.exit_code
     except click.ClickException as error:
         output().error(_usage(error))
         return error.exit_code

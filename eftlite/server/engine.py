@@ -22,7 +22,6 @@ from eftlite.server.child import worker_command
 from eftlite.server.keeper import Keeper
 from eftlite.server.protocol import (
     Began,
-    Begin,
     Call,
     Detokenize,
     Ended,
@@ -36,7 +35,6 @@ from eftlite.server.protocol import (
 )
 from eftlite.server.running import RunningAnswer
 from eftlite.server.waiting import WaitingLine
-from eftlite.server.wire import encode
 from eftlite.settings import Knobs
 
 MAX_CALLS = 256  # under way at a time
@@ -120,8 +118,7 @@ class WorkerEngine(Keeper):
         """Begin an answer or put it in line, with no moment in which it is neither."""
         if not self._patient:
             raise self._unavailable()
-        number = next(self._ids)
-        running = RunningAnswer(number, encode(Begin(number, what)), what.knobs, self._withdraw)
+        running = RunningAnswer(next(self._ids), what, self._withdraw)
         self._line.add(client, running)
         self._begin_waiting()
         return running
@@ -147,7 +144,7 @@ class WorkerEngine(Keeper):
         """Begin those whose turn it is, as far as there are slots."""
         while self._child is not None and self._line and len(self._running) < self._request.n_slots:
             running = self._line.pop()
-            self._child.send_line(running.line)
+            self._child.send_line(running.message)
             running.begin(self._child.send)
             self._running[running.number] = running, time.monotonic()
         self._count()

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from eftlite.errors import EFTError, InputError
 from eftlite.events import Statistics, TokenEvent
-from eftlite.server.protocol import WINDOW, Credit, SetKnobs, Stop
+from eftlite.server.asking import Ask
+from eftlite.server.protocol import WINDOW, Begin, Credit, Scoring, SetKnobs, Stop
+from eftlite.server.wire import encode
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -27,19 +30,23 @@ class RunningAnswer:
 
     Args:
         number: its ``id`` in messages.
-        line: the message that begins it, encoded.
-        knobs: those of that message.
+        what: is asked.
         withdraw: takes it out of the line while it waits.
 
     Attributes:
+        message: what begins it, encoded.
         seed: draws the same answer again; known when the first event has come.
         statistics: known when the events are exhausted, also after a stop.
         knobs: in force now.
+
+    Raises:
+        InputError: what is asked cannot be sent.
     """
 
-    def __init__(self, number: int, line: bytes, knobs: Knobs, withdraw: Callable[[RunningAnswer], None]) -> None:
-        self.number, self.line = number, line
-        self.knobs = self._first_knobs = knobs
+    def __init__(self, number: int, what: Ask | Scoring, withdraw: Callable[[RunningAnswer], None]) -> None:
+        self.number, self._what = number, what
+        self.message = encode(Begin(number, what))
+        self.knobs = what.knobs
         self.seed = -1
         self.statistics = Statistics()
         self._withdraw = withdraw
@@ -55,8 +62,6 @@ class RunningAnswer:
     def begin(self, send: Callable[[Stop | SetKnobs | Credit], None]) -> None:
         """It runs: ``send`` reaches the process."""
         self._send = send
-        if self.knobs is not self._first_knobs:
-            send(SetKnobs(self.number, self.knobs))
 
     def put(self, events: Sequence[TokenEvent]) -> None:
         """Events came."""
@@ -93,7 +98,10 @@ class RunningAnswer:
         if len(knobs.alphas) != len(self.knobs.alphas):
             raise InputError(f"alphas: expected {len(self.knobs.alphas)}, got {len(knobs.alphas)}")
         self.knobs = knobs
-        if self._send is not None and not self._over:
+        if self._send is None:
+            self._what = replace(self._what, knobs=knobs)
+            self.message = encode(Begin(self.number, self._what))
+        elif not self._over:
             self._send(SetKnobs(self.number, knobs))
 
     async def stop(self) -> None:

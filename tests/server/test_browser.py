@@ -668,8 +668,8 @@ def test_alpha_moved_in_mid_answer_changes_what_follows(chromium: Browser, real:
         with page.expect_request(lambda request: request.method == "PATCH"):
             alpha.fill("1")
         page.locator(".block .token:not(.s0)").first.wait_for()
-        page.get_by_role("button", name="Stop").click()
-        page.locator(".state.stopped").wait_for()
+        page.keyboard.press("Escape")
+        page.locator(".took").wait_for()
         tokens = page.locator(".block .token")
         card = page.locator(".card")
         tokens.first.hover()

@@ -36,7 +36,9 @@ def test_every_reference_leads_somewhere() -> None:
 
 
 def test_fields_go_by_the_names_that_are_read() -> None:
-    schemas = document()["components"]["schemas"]
+    made = document()
+    schemas = made["components"]["schemas"]
+    assert made["paths"]["/tokenize"]["post"]["requestBody"]["required"] is True
     assert "repeat_last_n" in schemas["ChatRequest"]["properties"]
     assert schemas["TokenizeRequest"]["required"] == ["content"]
     assert schemas["EFTFields"]["additionalProperties"] is False

@@ -35,7 +35,7 @@ class Served:
         """Wait until models are loaded; returns the seconds it took."""
         began = time.monotonic()
         while (state := httpx.get(f"{self.url}/api/about", timeout=60, trust_env=False).json()["state"]) != "ready":
-            assert state == "loading", state
+            assert state in {"loading", "restarting"}, state
             assert time.monotonic() - began < timeout_s, "it was not loaded in time"
             time.sleep(0.02)
         return time.monotonic() - began

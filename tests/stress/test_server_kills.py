@@ -1,13 +1,15 @@
-"""Row 17: the server is killed at random moments while people chat; nothing they were shown is lost.
+"""Server and engine are killed at random moments while people chat; nothing they were shown is lost (rows 17, 18).
 
-Duration: about 25 minutes on two cores, ``pytest -m stress tests/stress/test_server_kills.py -s``.
+Duration: about 25 minutes on two quiet cores, ``pytest -m stress tests/stress/test_server_kills.py -s``.
 """
 
 from __future__ import annotations
 
 import random
+import signal
 import sqlite3
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -17,14 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from eftlite.demo.scoring import load_questions
 from tests.stress.serving import Served, events_of, served
 
+if sys.platform == "win32":
+    pytest.skip("signals of Unix", allow_module_level=True)
+
 pytestmark = pytest.mark.stress
 
 N_KILLS = 200
+DEATHS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGSTOP)  # the last one is a hang
+N_DEATHS = 40
 N_PEOPLE = 3
 CHAT_S = 1.5  # at most, before the kill
 RESTART_S = 2.0
@@ -135,7 +143,7 @@ def _read(reply: httpx.Response, seen: Remembered, content: str) -> None:
             shown = seen.messages[answers[data["mode"]]]
             shown.content += "".join(token["t"] for token in data["tokens"])
             shown.tokens += data["tokens"]
-        elif event == "done":
+        elif event == "done" and data["mode"] in answers:  # not: refused before it began
             seen.messages[answers[data["mode"]]].state = data["state"]
             if data["state"] == "complete" and data["mode"] in {"eft", "tuned"}:
                 seen.leaf = answers[data["mode"]]
@@ -216,3 +224,30 @@ def test_nothing_that_was_shown_is_lost(user_directories: Path) -> None:
     )
     assert n_sound == N_KILLS
     assert restart_s < RESTART_S  # the slowest only tells what else the machine was doing
+
+
+def test_an_engine_that_dies_takes_nothing_along(user_directories: Path) -> None:
+    """The history's part of row 18: ten engines each are killed, crash, abort and hang under one server."""
+    moments, people = random.Random(18), [Person(seed) for seed in range(N_PEOPLE)]
+    with served() as server:
+        threads = [threading.Thread(target=person.chat, args=(server.url,)) for person in people]
+        server.wait_ready()
+        for thread in threads:
+            thread.start()
+        for number in range(N_DEATHS):
+            time.sleep(moments.uniform(0.0, CHAT_S))  # the moment is what is drawn by lot
+            (engine,) = psutil.Process(server.process.pid).children()
+            engine.send_signal(DEATHS[number % len(DEATHS)])
+            psutil.wait_procs([engine], timeout=60)
+            server.wait_ready()
+        server.kill()
+        for thread in threads:
+            thread.join(60)
+    with served() as server:
+        n_messages = check_all(server.url, people)
+    failed = [shown for person in people for seen in person.conversations.values() for shown in seen.messages.values()]
+    print(
+        f"\n{N_DEATHS} engines died, {sum(person.n_questions for person in people)} questions asked, {n_messages} "
+        f"messages, all there, {sum(shown.state == 'failed' for shown in failed)} of them ended by a death"
+    )
+    assert is_sound(user_directories / "state" / "history.db")

@@ -8,8 +8,10 @@ import { complain, type Live, live, put, type Run, runs } from "./state";
 import { keepTokens } from "./tokens";
 import type { AnswerEvent, AnswerId, AnswerRequest, ConversationId, MessageId, Mode, Result, Token } from "./types";
 
-/** How often text that arrived is shown; a timer, because frames do not come while a tab is hidden. */
+/** How often text that arrived is shown, at most; a timer, because frames do not come while a tab is hidden. */
 const SHOW_MS = 30;
+/** Showing takes no more than one part in so many of the time: the models need the same processor. */
+const REST = 3;
 
 /** Ids of messages that the history could not take; and what answers that were asked for together have in common until
  * their seed is known. Both count down, so that they are nobody else's. */
@@ -31,6 +33,7 @@ class Follower {
   private readonly problems = new Map<Mode, string>();
   private waiting = new Map<MessageId, Token[]>();
   private timer: ReturnType<typeof setTimeout> | undefined;
+  private pauseMs = SHOW_MS;
 
   constructor(
     private readonly conversation: ConversationId,
@@ -117,7 +120,7 @@ class Follower {
     const before = this.waiting.get(id);
     if (before) before.push(...data.tokens);
     else this.waiting.set(id, [...data.tokens]);
-    this.timer ??= setTimeout(() => this.show(), SHOW_MS);
+    this.timer ??= setTimeout(() => this.show(), this.pauseMs);
   }
 
   private show(): void {
@@ -130,6 +133,11 @@ class Follower {
       answer.text.value += tokens.map((token) => token.t).join("");
     }
     this.waiting.clear();
+    const began = performance.now();
+    // Runs after everything that reads these signals.
+    setTimeout(() => {
+      this.pauseMs = Math.max(SHOW_MS, REST * (performance.now() - began));
+    });
   }
 
   private finish(mode: Mode, state: string, result: Result): void {
