@@ -54,7 +54,7 @@ class Part:
 
 @dataclass(frozen=True)
 class End:
-    """How an answer ended: its state in the history, the engine's reason, and what it took."""
+    """How an answer ended: its state in the history, the engine's reason, and what it took or why it failed."""
 
     state: str
     reason: str | None = None
@@ -206,7 +206,7 @@ class Stream:
                 end = End.of(running)
                 self._answers.totals.count(running.statistics)
         except EFTError as found:
-            error, end = found, End("failed")
+            error, end = found, End("failed", result={"error": error_object(found)["message"]})
         finally:
             await record.finish(end)
         await self._tell_problem(part.mode, record)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -17,19 +16,15 @@ import psutil
 import pytest
 
 from eftlite.gguf import check
-from eftlite_quantize.records import is_whole
 from tests.conftest import DEMO
 from tests.quantize.commands import quantize, start
+from tests.quantize.kills import kill_and_resume, names
 
 REFERENCE, BASE = DEMO / "reference-f16.gguf", DEMO / "base-f16.gguf"
 
 
 def produce(*words: str | Path) -> Any:
     return quantize("produce", *words)
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_table(tmp_path: Path) -> None:
@@ -188,70 +183,5 @@ def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
     assert "base-Q4_K_M.gguf" in stdout
 
 
-TYPES = "Q4_K_M,Q8_0,Q2_K"
-
-
-def run_and_kill(folder: Path, after_s: float) -> None:
-    """Start, wait, kill -9, and look: no file under its own name that is not whole."""
-    process = start("produce", BASE, "--types", TYPES, "-o", folder)
-    try:
-        process.wait(after_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    process.communicate()
-    for path in folder.glob("*.gguf"):
-        assert is_whole(check(path)), path.name
-
-
-def resume(folder: Path) -> None:
-    """The next run goes on and leaves nothing else behind."""
-    there = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.gguf")}
-    result = produce(BASE, "--types", TYPES, "-o", folder, "--json")
-    assert result.exit_code == 0, result.output
-    for one in json.loads(result.stdout)["files"]:
-        assert one["state"] == ("kept" if one["file"] in there else "made")
-    assert names(folder) == sorted(f"base-{name}.gguf" for name in TYPES.split(","))
-    assert all((folder / name).stat().st_mtime_ns == stamp for name, stamp in there.items())
-
-
-def clear(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-
-
-def kill_and_resume(folder: Path, n_kills: int) -> None:
-    """Moments spread over a run's whole length, which is taken first; a run after every third goes on to the end."""
-    began = time.monotonic()
-    run_and_kill(folder, 60)
-    seconds, draw, found = time.monotonic() - began, random.Random(1), []
-    clear(folder)
-    for i in range(n_kills):
-        run_and_kill(folder, seconds * (i + draw.random()) / n_kills)
-        found.append((len(list(folder.glob("*.gguf"))), len(list(folder.glob("*.part")))))
-        if i % 3 == 2:
-            resume(folder)
-            clear(folder)
-    print(f"finished files and parts after each kill: {found}")
-    assert len({whole for whole, _ in found}) > 1, "the kills did not come at different moments"
-
-
 def test_killed_at_random_moments_it_goes_on(tmp_path: Path) -> None:
     kill_and_resume(tmp_path, 10)
-
-
-@pytest.mark.stress
-def test_killed_a_hundred_times_it_goes_on(tmp_path: Path) -> None:
-    """About three minutes."""
-    kill_and_resume(tmp_path, 100)
-
-
-@pytest.mark.stress
-def test_two_runs_at_the_same_time_do_not_touch_each_other(tmp_path: Path) -> None:
-    """Half a minute. Whoever comes second replaces a file by the same bytes, or keeps it."""
-    for _ in range(10):
-        runs = [start("produce", BASE, "--types", TYPES, "-o", tmp_path) for _ in range(2)]
-        for run in runs:
-            _, stderr = run.communicate(timeout=120)
-            assert run.returncode == 0, stderr
-        resume(tmp_path)
-        clear(tmp_path)

@@ -69,15 +69,6 @@ def test_types_load_and_decode(everything: dict[str, Outcome], name: str) -> Non
     _compare(everything[name])
 
 
-@pytest.mark.stress
-@pytest.mark.parametrize("name", SLOW)
-def test_slow_types_load_and_decode(imatrix: Path, tmp_path: Path, name: str) -> None:
-    """A minute in all: llama.cpp computes tables for each of them first."""
-    (outcome,) = made(REFERENCE, name, tmp_path, recipe=Recipe(imatrix=imatrix))
-    _use(outcome)
-    _compare(outcome)
-
-
 def _use(outcome: Outcome) -> None:
     """Load a file and decode with it."""
     name = outcome.plan.kind.name

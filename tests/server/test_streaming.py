@@ -384,8 +384,9 @@ def test_an_engine_that_dies_leaves_what_was_shown(history: History) -> None:
             "mode": "eft",
             "error": {"message": str(error), "type": "server_error", "param": None, "code": None},
         }
-        assert events[-1][1] == {"mode": "eft", "state": "failed", "finish_reason": None, "result": {}}
-        assert (page.last().state, page.last().content) == ("failed", "One")
+        why = {"error": str(error)}  # for whoever comes back later
+        assert events[-1][1] == {"mode": "eft", "state": "failed", "finish_reason": None, "result": why}
+        assert (page.last().state, page.last().content, page.last().result) == ("failed", "One", why)
 
     run(test)
 
