@@ -55,7 +55,8 @@ class Decoder:
         self.ensemble, self.composite, self.slot = ensemble, composite, slot
         self.sampler, self.noise, self.limits = sampler, noise, limits
         self.statistics = Statistics(n_prompt=ensemble.texts[slot].length(ensemble.roles.base))
-        self._knobs, self._recipe = knobs, Recipe.of(knobs(), ensemble.roles)
+        self._knobs, self._temperature = knobs, sampler.sampling.temperature
+        self._take(knobs())
         self.end_tokens, self._piece = end_tokens, piece
         self._stream = TextStream(limits.stop)
         self._scores = np.empty(ensemble.n_vocab, np.float32)  # (n_vocab,)
@@ -72,8 +73,12 @@ class Decoder:
         """The members' weights for the next token."""
         knobs = self._knobs()
         if knobs is not self._recipe.knobs:
-            self._recipe = Recipe.of(knobs, self.ensemble.roles)
+            self._take(knobs)
         return self._recipe
+
+    def _take(self, knobs: Knobs) -> None:
+        self._recipe = Recipe.of(knobs, self.ensemble.roles)
+        self.sampler.heat(self._temperature if knobs.temperature is None else knobs.temperature)
 
     @property
     def position(self) -> int:

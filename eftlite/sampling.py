@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from dataclasses import replace
 from typing import Any
 
 import llama_cpp
@@ -79,7 +80,28 @@ class Sampler:
         chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         for step in (*steps, *self._filters()):
             llama_cpp.llama_sampler_chain_add(chain, step)
+        self._n_filters = llama_cpp.llama_sampler_chain_n(chain) - len(steps)
         return chain
+
+    def heat(self, temperature: float) -> None:
+        """Change the temperature from the next law on; what the chain remembers of the text stays.
+
+        Raises:
+            InputError: under mirostat, which has a temperature of its own making.
+        """
+        if temperature == self.sampling.temperature:
+            return
+        if self.sampling.mirostat:
+            raise InputError("temperature: expected no change under mirostat, which sets its own")
+        self.sampling = replace(self.sampling, temperature=temperature)
+        for _ in range(self._n_filters):
+            last = llama_cpp.llama_sampler_chain_n(self._chain) - 1
+            llama_cpp.llama_sampler_free(llama_cpp.llama_sampler_chain_remove(self._chain, last))
+        filters = self._filters()
+        for step in filters:
+            llama_cpp.llama_sampler_chain_add(self._chain, step)
+        self._n_filters = len(filters)
+        self._n_steps = llama_cpp.llama_sampler_chain_n(self._chain)
 
     @property
     def _last_n(self) -> int:

@@ -144,6 +144,7 @@ class Knobs:
         conservative_p: outside the tuned model's top-p set the up-scaling weight is 1; None switches this off.
         control_tokens: treat control tokens in the same way (see composite.py).
         allow_negative: alpha < 0 reverses a tune, alignment included, and must be asked for.
+        temperature: in place of the sampling's, which None leaves as it is.
     """
 
     alphas: tuple[float, ...] = (1.0,)
@@ -151,6 +152,7 @@ class Knobs:
     conservative_p: float | None = None
     control_tokens: bool = True
     allow_negative: bool = False
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.alphas, str) or not isinstance(self.alphas, Sequence):
@@ -165,6 +167,8 @@ class Knobs:
                     "A negative alpha reverses a tune, alignment included; ask for it with --allow-negative-alpha",
                 )
         _check_number("beta", self.beta, 0.0, 100.0)
+        if self.temperature is not None:
+            _check_number("temperature", self.temperature, 0.0, 100.0)
         if self.conservative_p is not None:
             _check_number("conservative_p", self.conservative_p, 0.0, 1.0)
 

@@ -155,13 +155,13 @@ def _table(console: Console, found: Comparison) -> str:
     """A table as wide as the terminal, and what to know about it."""
     from rich.table import Table
 
-    from eftlite_quantize.reports import footnotes, rows
+    from eftlite_quantize.reports import footnotes, narrowed, rows
 
-    (first, *titles), *body = rows(found)
+    (first, *titles), *body = narrowed(rows(found), console.width)
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column(first, overflow="fold", min_width=6)
+    table.add_column(first, overflow="fold")
     for title in titles:
-        table.add_column(title, justify="right", min_width=max(len(line[1 + titles.index(title)]) for line in body))
+        table.add_column(title, justify="right", no_wrap=True)
     for line in body:
         table.add_row(*line)
     with console.capture() as printed:

@@ -51,7 +51,7 @@ def condition(text: str) -> Condition:
         raise InputError(f"--fail-if: expected a name, one of {' '.join(SIGNS)}, and a number, got {text[:80]!r}")
     name, sign, limit = match.groups()
     if name not in NAMES:
-        near = get_close_matches(name, NAMES, 1)
+        near = [one for one in NAMES if one.startswith(name)] or get_close_matches(name, NAMES, 1)
         guess = f"Did you mean {near[0]}? " if near else ""
         raise InputError(f"--fail-if: {name[:40]!r} is no figure", f"{guess}There are: {', '.join(NAMES)}")
     return Condition(name, sign, float(limit))

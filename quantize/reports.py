@@ -16,6 +16,8 @@ from eftlite_quantize.comparison import FACTS, Comparison, Entry
 from eftlite_quantize.metrics import FIGURES, Figure
 
 _MOST_DIGITS = 5
+# What a narrow terminal does without, the first first.
+_LESS_IMPORTANT = ("Max KLD", "RMS Δp", "BPW", "pp t/s", "tg t/s", "99% KLD", "PPL ratio", "PPL")
 
 
 def with_error(figure: Figure) -> str:
@@ -53,6 +55,15 @@ def rows(comparison: Comparison) -> list[list[str]]:
     return [["model", *known], *([one.name, *(_cell(one, *how) for how in known.values())] for one in entries)]
 
 
+def narrowed(table: list[list[str]], width: int) -> list[list[str]]:
+    """A table without as many of the less important columns as it takes to be no wider than ``width``."""
+    for title in _LESS_IMPORTANT:
+        if sum(max(len(line[i]) for line in table) + 1 for i in range(len(table[0]))) <= width:
+            break
+        table = [[cell for cell, head in zip(line, table[0], strict=True) if head != title] for line in table]
+    return table
+
+
 def _cell(entry: Entry, name: str, written: Callable[[Figure], str]) -> str:
     figure = entry.all().get(name)
     return "" if figure is None else written(figure)
@@ -62,7 +73,8 @@ def footnotes(comparison: Comparison) -> list[str]:
     """What the reader must know to take the table for what it is."""
     n = comparison
     lines = [f"{n.text}: {n.n_chunks} chunks of {n.n_ctx} tokens, {n.n_scored} predictions scored"]
-    lines.append("± is the standard error over resampled chunks; CSV and JSON have that of all figures")
+    if n.variants:
+        lines.append("± is the standard error over resampled chunks; CSV and JSON have that of all figures")
     return [*lines, *n.notes]
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from eftlite import EFT
 from eftlite.answer import Answer
+from eftlite.errors import InputError
 from eftlite.events import TokenEvent
+from eftlite.sampling import Sampler
 from eftlite.settings import Knobs, Limits, Sampling, Speculation
 from tests.fakes import tiny_eft, watched_decodes
 
@@ -134,3 +138,47 @@ def test_the_longest_cached_prefix_can_be_asked_for(eft: EFT) -> None:
     prompts = [[*ids, 1, 2, 3]] * len(eft.members)
     found = [eft.n_cached(prompts, slot) for slot in range(eft.n_slots)]
     assert found.index(max(found)) == 2
+
+
+@pytest.mark.parametrize("speculation", [None, DRAFTS])
+def test_the_temperature_of_one_answer_changes_in_the_middle(eft: EFT, speculation: Speculation | None) -> None:
+    n = 16
+    greedy = [e.id for e in eft.complete(PROMPTS[0], sampling=Sampling(temperature=0), limits=Limits(max_tokens=n))]
+    sampling = Sampling(temperature=0, top_k=0, top_p=1, min_p=0, repeat_penalty=1.1, seed=1)
+    plain = [e.id for e in eft.complete(PROMPTS[0], sampling=sampling, limits=Limits(max_tokens=n))]
+    answer = eft.complete(PROMPTS[0], sampling=sampling, limits=Limits(max_tokens=n), speculation=speculation)
+    events = iter(answer)
+    ids = [next(events).id for _ in range(4)]
+    answer.knobs = Knobs(temperature=50.0)
+    ids += [next(events).id for _ in range(6)]
+    answer.knobs = Knobs()
+    ids += [event.id for event in events]
+    assert ids[:4] == plain[:4]
+    assert ids[4:] != plain[4:], "random tokens at a temperature of 50"
+    assert len(greedy) == len(ids) == n
+    eft.validate()
+
+
+def test_heat_is_the_sampler_made_with_that_temperature(eft: EFT) -> None:
+    rng = np.random.default_rng(3)
+    model, n_vocab = eft._engine.models[0], eft.n_vocab
+    for before, after in ((0.0, 0.7), (0.7, 0.0), (1.0, 2.0), (0.5, 1.0)):
+        settings = Sampling(temperature=before, repeat_penalty=1.5)
+        heated = Sampler(settings, model, n_vocab)
+        made = Sampler(replace(settings, temperature=after), model, n_vocab)
+        for token in (5, 9, 5):
+            heated.accept(token)
+            made.accept(token)
+        heated.heat(after)
+        for _ in range(3):
+            scores = rng.normal(0, 3, n_vocab).astype(np.float32)
+            left, right = heated.law(scores), made.law(scores)
+            assert left.ids.tolist() == right.ids.tolist()
+            assert left.logprobs.tolist() == right.logprobs.tolist()
+
+
+def test_the_temperature_cannot_change_under_mirostat(eft: EFT) -> None:
+    answer = eft.complete(PROMPTS[0], sampling=Sampling(mirostat=2), limits=Limits(max_tokens=4))
+    answer.knobs = Knobs(temperature=0.1)
+    with pytest.raises(InputError, match="mirostat"):
+        answer.text()

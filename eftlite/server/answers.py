@@ -58,6 +58,7 @@ class KnobFields(Own):
     beta: UpTo100 | None = None
     conservative_p: Unit | None = None
     deltas: Annotated[dict[str, Strength], Field(max_length=64)] | None = None
+    temperature: UpTo100 | None = None
 
 
 class Question(Own):

@@ -109,6 +109,7 @@ def knobs_of(
     beta: float | None = None,
     conservative_p: float | None = None,
     deltas: Mapping[str, float] | None = None,
+    temperature: float | None = None,
     start: Knobs | None = None,
 ) -> Knobs:
     """Complete knobs from those that a request names.
@@ -120,6 +121,7 @@ def knobs_of(
         beta: weight of the up-scaling delta.
         conservative_p: 0 switches it off.
         deltas: strengths by delta's name.
+        temperature: in place of the sampling's; not only for EFT.
         start: what is changed; the engine's own by default.
 
     Raises:
@@ -133,10 +135,11 @@ def knobs_of(
         if value is not None
     ]
     given += ["deltas"] * bool(deltas)
+    heat = {} if temperature is None else {"temperature": temperature}
     if mode != "eft":
         if given:
             raise InputError(f"{given[0]}: expected only with mode eft, got it with mode {mode}")
-        return Knobs.alone(mode, len(about.deltas))
+        return replace(start or Knobs.alone(mode, len(about.deltas)), **heat)
     knobs = start or about.knobs
     alphas = list(knobs.alphas)
     if alpha is not None:
@@ -145,7 +148,7 @@ def knobs_of(
         if name not in about.deltas:
             raise InputError(f"deltas: expected {', '.join(about.deltas)}, got {name[:40]!r}")
         alphas[about.deltas.index(name)] = strength
-    changes: dict[str, Any] = {"alphas": tuple(alphas)}
+    changes: dict[str, Any] = {"alphas": tuple(alphas), **heat}
     if beta is not None:
         changes["beta"] = beta
     if conservative_p is not None:

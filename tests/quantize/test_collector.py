@@ -96,6 +96,23 @@ def test_a_mixture_counts_by_experts(tmp_path: Path) -> None:
                 np.testing.assert_allclose(entry.sums.sum(0), N_USED * router.sums[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_each_expert_gets_the_rows_of_its_tokens(n_rows: int) -> None:
+    """Before the experts a token has one row for all of them; between their matrices each has its own."""
+    draw = np.random.default_rng(1)
+    values = draw.standard_normal((40, n_rows, 5)).astype(np.float32)
+    ids = np.argsort(draw.random((40, 6)), axis=1)[:, :3].astype(np.int32)
+    collector = module.Collector()
+    collector._add_experts("experts", 6, values, ids)
+    sums, counts = np.zeros((6, 5)), np.zeros(6)
+    for token in range(40):
+        for used in range(3):
+            sums[ids[token, used]] += values[token, used % n_rows].astype(float) ** 2
+            counts[ids[token, used]] += 1
+    np.testing.assert_allclose(collector.sums["experts"], sums, rtol=1e-5)
+    np.testing.assert_array_equal(collector.counts["experts"], counts)
+
+
 def test_a_stack_of_matrices_has_one_count() -> None:
     """Products with a stack: the columns of its matrices side by side."""
     collector = module.Collector()

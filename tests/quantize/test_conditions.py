@@ -48,6 +48,9 @@ def test_unknown_names_get_the_list() -> None:
     assert found.value.hint.startswith("Did you mean kld_mean? There are: ppl, ")
     assert all(name in found.value.hint for name in NAMES)
     with pytest.raises(InputError) as found:
+        condition("kld>1")
+    assert found.value.hint.startswith("Did you mean kld_mean? ")
+    with pytest.raises(InputError) as found:
         condition("zzzzzz>1")
     assert found.value.hint.startswith("There are: ")
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eftlite.errors import EngineError
+from eftlite.errors import EngineError, ModelFileError
 from eftlite.gguf import check
 from eftlite_quantize.child import Child, Job
 from eftlite_quantize.names import TYPES
@@ -119,13 +119,13 @@ def test_a_process_that_dies_is_an_error_with_its_last_words(tmp_path: Path) -> 
 
 
 def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
-    """Killed in the middle of a job that takes seconds."""
-    large = write_model(tmp_path / "large.gguf", seed=1, n_embd=768, n_ff=1536)
+    """In the middle of a file, which is never finished."""
+    large, target = write_model(tmp_path / "large.gguf", seed=1, n_embd=768, n_ff=1536), tmp_path / "out.gguf"
     code = f"""
 from eftlite_quantize.child import Child, Job
 child = Child()
 print(child._process.pid, flush=True)
-for message in child.run(Job({str(large)!r}, {str(tmp_path / "out.gguf")!r}, {TYPES["Q4_K_M"].number}, threads=1)):
+for message in child.run(Job({str(large)!r}, {str(target)!r}, {TYPES["Q2_K"].number}, threads=1)):
     print(message, flush=True)
 """
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -134,7 +134,9 @@ for message in child.run(Job({str(large)!r}, {str(tmp_path / "out.gguf")!r}, {TY
     assert "tensor" in parent.stdout.readline()
     parent.kill()
     parent.communicate()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "the quantizer outlives its parent"
         time.sleep(0.01)
+    with pytest.raises(ModelFileError):
+        check(target)

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from eftlite_quantize.metrics import FIGURES, Figure
-from eftlite_quantize.reports import COLUMNS, as_csv, as_json, footnotes, markdown, rows, with_error
+from eftlite_quantize.reports import COLUMNS, as_csv, as_json, footnotes, markdown, narrowed, rows, with_error
 from tests.quantize.made_up import comparison, variant
 
 
@@ -45,6 +45,18 @@ def test_speeds_are_shown_when_they_were_measured() -> None:
     assert line[-2:] == ["1234", "99.25"]
 
 
+@pytest.mark.parametrize("width", [120, 100, 80, 60, 40, 10])
+def test_a_narrow_terminal_gets_fewer_columns(width: int) -> None:
+    whole = rows(comparison(variant("model-Q4_K_M", 3.6e6, 0.0125, speed=True)))
+    table = narrowed(whole, width)
+    kept = [whole[0].index(title) for title in table[0]]
+    assert table == [[line[i] for i in kept] for line in whole]
+    assert {"model", "size", "Mean KLD", "Same top p"} <= set(table[0])
+    needed = sum(max(map(len, column)) + 1 for column in zip(*table, strict=True))
+    assert needed <= max(width, 48)
+    assert (table == whole) == (width >= 110)
+
+
 def test_markdown() -> None:
     text = markdown(comparison(variant("a|b", 3.6e6, 0.0125)))
     table, notes = text.split("\n\n")
@@ -52,14 +64,15 @@ def test_markdown() -> None:
     assert lines[1] == "| --- |" + " ---: |" * 9
     assert "| a\\|b |" in lines[3]
     assert {line.replace("\\|", "").count("|") for line in lines} == {11}
-    assert notes.split("  \n") == [*footnotes(comparison())[:-1], "a note\n"]
+    assert notes.split("  \n") == [*footnotes(comparison(variant("a", 1, 1)))[:-1], "a note\n"]
 
 
 def test_footnotes_say_what_was_read() -> None:
-    first, second, third = footnotes(comparison())
+    first, second, third = footnotes(comparison(variant("a", 1, 1)))
     assert first == "wiki.txt: 10 chunks of 512 tokens, 2550 predictions scored"
     assert "resampled chunks" in second
     assert third == "a note"
+    assert footnotes(comparison()) == [first, third]  # no ± without a variant
 
 
 def test_csv_has_everything_that_is_known() -> None:

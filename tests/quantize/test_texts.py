@@ -137,6 +137,14 @@ def test_a_model_without_a_template_gets_chatml(bos_model: Model, tmp_path: Path
     assert b"<|im_start|>user\nhello<|im_end|>" in bos_model.detokenize(found)
 
 
+def test_a_template_that_writes_bos_gets_no_second_one(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.gguf", seed=1, tokenizer="llama", chat_template="{{ bos_token }}" + CHAT_TEMPLATE)
+    model = Model(path)
+    (tmp_path / "c").write_text(json.dumps([TALK] * 3))
+    assert chat_tokens(model, tmp_path / "c").tolist().count(model.bos) == 3
+    model.close()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

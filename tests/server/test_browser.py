@@ -181,11 +181,13 @@ def test_sliders_act_while_an_answer_is_written(engine: FakeEngine, served: Serv
     page.locator("input[name='alpha:harmless']").fill("1.25")
     page.locator("input[name=beta]").fill("1.5")
     page.locator("input[name=conservative_p]").fill("0.9")
+    page.locator("input[name=temperature]").fill("0.1")
     running = engine.runnings[0]
-    until(page, lambda: running.knobs.conservative_p == 0.9, "the knobs")
+    until(page, lambda: running.knobs.temperature == 0.1, "the knobs")
+    assert running.knobs.conservative_p == 0.9
     assert running.knobs.alphas == (1.0, 1.25)
     assert running.knobs.beta == 1.5
-    assert texts(page.locator(".slider output")) == ["1.00", "1.25", "1.50", "0.90", "0.30"]
+    assert texts(page.locator(".slider output")) == ["1.00", "1.25", "1.50", "0.90", "0.10"]
     assert re.sub(r"\s", "", page.locator(".formula").inner_text()) == (
         "logp=1.50logpbase+1.00(logphelpful−logpreference)+1.25(logpharmless−logpreference)−0.50logpreference−logZ"
     )

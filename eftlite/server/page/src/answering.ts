@@ -87,8 +87,11 @@ export function steerAsMoved(): void {
 }
 
 async function steer(wanted: ReturnType<typeof knobValues>): Promise<void> {
-  const answers = [...live.value.values()].filter((answer) => answer.mode === "eft");
-  await Promise.all(answers.map((answer) => api.changeAnswer(answer.answerId, wanted).catch(ignoreEnded)));
+  const temperature = wanted.temperature!;
+  const changes = [...live.value.values()].map(({ answerId, mode }) =>
+    api.changeAnswer(answerId, mode === "eft" ? wanted : { temperature }).catch(ignoreEnded),
+  );
+  await Promise.all(changes);
 }
 
 /** An answer may have ended before its knobs arrived. */

@@ -14,8 +14,6 @@ export interface Knob {
   initial: number;
   max: number;
   step: number;
-  /** Whether it acts on an answer that is being written. */
-  acts: boolean;
 }
 
 /** Values that differ from the server's, by knob's name. */
@@ -35,7 +33,6 @@ function alphaKnobs(): Knob[] {
     initial: delta.alpha,
     max: 2,
     step: 0.05,
-    acts: true,
   }));
 }
 
@@ -49,7 +46,6 @@ function otherKnobs({ knobs: now }: Engine): Knob[] {
       initial: now.beta,
       max: 3,
       step: 0.05,
-      acts: true,
     },
     {
       name: "conservative_p",
@@ -59,7 +55,6 @@ function otherKnobs({ knobs: now }: Engine): Knob[] {
       initial: now.conservative_p ?? 0,
       max: 1,
       step: 0.01,
-      acts: true,
     },
   ];
 }
@@ -68,11 +63,10 @@ const temperatureKnob = ({ sampling: now }: Engine): Knob => ({
   name: "temperature",
   symbol: "T",
   label: "",
-  help: "Temperature: 0 always takes the likeliest token. Counts from the next answer on",
+  help: "Temperature: 0 always takes the likeliest token",
   initial: now.temperature,
   max: 2,
   step: 0.05,
-  acts: false,
 });
 
 export const knobs = computed<Knob[]>(() => {
@@ -106,7 +100,7 @@ export function resetKnobs(): void {
 export function knobValues(): KnobValues {
   const all = values.value;
   const alphas = Object.fromEntries(deltas.value.map(({ name }) => [name, all[alphaName(name)]!]));
-  return { deltas: alphas, beta: all.beta!, conservative_p: all.conservative_p! };
+  return { deltas: alphas, beta: all.beta!, conservative_p: all.conservative_p!, temperature: all.temperature! };
 }
 
 export function samplingValues(): SamplingValues {

@@ -48,6 +48,7 @@ export interface KnobValues {
   beta?: number;
   conservative_p?: number;
   deltas?: Record<string, number>;
+  temperature?: number;
 }
 
 export interface SamplingValues {
