@@ -684,5 +684,6 @@ def test_alpha_moved_in_mid_answer_changes_what_follows(chromium: Browser, real:
 def make_endless(route: Route) -> None:
     """Have tokens drawn almost evenly, so that the one that ends an answer is rare."""
     body = dict(route.request.post_data_json or {})
-    body["sampling"] = {"temperature": 100, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 1}
+    body["sampling"] = {"top_k": 0, "top_p": 1, "min_p": 0, "seed": 1}
+    body["knobs"]["temperature"] = 100
     route.continue_(post_data=body)

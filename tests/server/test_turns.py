@@ -45,6 +45,12 @@ class Sent:
         self.turns.take(Begin(number, Ask(Knobs(), prompt=prompt, sampling=Sampling(seed=seed))))
 
     def until_all_ended(self, n: int) -> None:
+        turning = threading.Thread(target=self._turn_until_all_ended, args=(n,), daemon=True)
+        turning.start()
+        turning.join(10)
+        assert not turning.is_alive(), "it waits for something that does not come"
+
+    def _turn_until_all_ended(self, n: int) -> None:
         while len(self.of(Ended)) < n:
             self.turns.turn()
 
