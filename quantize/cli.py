@@ -13,10 +13,13 @@ VERBS = {
     "produce": "Make quantized GGUF files of a model.",
     "imatrix": "Compute the importance matrix that small types need.",
     "compare": "Compare variants of a model with a reference, on a text.",
+    "record": "Record what every member of a family makes of a text.",
 }
 EXAMPLES = (
-    "eftlite quantize produce model-f16.gguf --types Q4_K_M,Q8_0",
-)  # fmt: skip  # a line for each step, as they are added
+    "eftlite quantize imatrix model-f16.gguf calibration.txt -o imatrix.gguf",
+    "eftlite quantize produce model-f16.gguf --types Q4_K_M,Q8_0 --imatrix imatrix.gguf",
+    "eftlite quantize compare model-f16.gguf model-Q4_K_M.gguf model-Q8_0.gguf --text wiki.txt",
+)
 
 
 class Verbs(click.Group):

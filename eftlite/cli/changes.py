@@ -36,7 +36,7 @@ _OFF = ("off", "none")
 
 def setting(repl: Repl, key: str) -> str:
     """A setting's value as the user writes it."""
-    values = {**asdict(repl.sampling), **asdict(repl.limits), **asdict(repl.eft.knobs), "mode": repl.mode}
+    values = {**asdict(repl.eft.knobs), **asdict(repl.sampling), **asdict(repl.limits), "mode": repl.mode}
     value = values[key]
     if isinstance(value, tuple):
         return " ".join(repr(part) for part in value) or "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import webbrowser
 from collections.abc import Callable
@@ -76,6 +77,7 @@ def serve_command(
     from eftlite.server.keys import collect_keys
     from eftlite.server.listen import bind, serve, url_of
 
+    logging.basicConfig(format="%(levelname)s: %(message)s")  # warnings and worse, on stderr
     keys = collect_keys(api_key, api_key_file, os.environ)
     rules = Rules(host, keys, allow_host, allow_origin, pages=page_paths())
     with bind(host, port, keys) as listener, _history(output, no_history) as history:

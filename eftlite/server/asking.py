@@ -135,7 +135,7 @@ def knobs_of(
         if value is not None
     ]
     given += ["deltas"] * bool(deltas)
-    heat = {} if temperature is None else {"temperature": temperature}
+    heat: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
     if mode != "eft":
         if given:
             raise InputError(f"{given[0]}: expected only with mode eft, got it with mode {mode}")

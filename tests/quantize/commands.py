@@ -30,12 +30,12 @@ def program(ctx: click.Context) -> None:
     ctx.obj = Output()
 
 
-def quantize(*words: str | Path) -> Result:
+def quantize(*words: object) -> Result:
     """Run a verb."""
     return CliRunner().invoke(program, ["quantize", *map(str, words)])
 
 
-def start(*words: str | Path, **options: Any) -> subprocess.Popen[str]:
+def start(*words: object, **options: Any) -> subprocess.Popen[str]:
     """Start a verb in a process of its own."""
     command = [sys.executable, "-c", "from tests.quantize.commands import program; program.main()", "quantize"]
     pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +166,25 @@ def test_folders_that_are_not_there_are_noticed_before(
 def test_a_report_on_a_full_disk_is_one_line(folder: Path) -> None:
     message = failure(run(folder, "base.gguf", "near.gguf", "-o", "/dev/full"), EFTError)
     assert message == "full: cannot be written: No space left on device"
+
+
+MANUAL = Path(__file__).resolve().parents[2] / "docs" / "quantize.md"
+
+
+def test_commands_of_the_manual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, as a reader types them, on models and texts of those names."""
+    lines = [shlex.split(line[2:]) for line in MANUAL.read_text(encoding="utf-8").splitlines() if line[:2] == "$ "]
+    commands = [words[2:] for words in lines if words[1:3] == ["quantize", "compare"] and "--family" not in words]
+    assert len(commands) >= 5
+    monkeypatch.chdir(tmp_path)
+    for name in sorted({word for words in commands for word in words if word.endswith(".gguf")}):
+        write_model(Path(name), seed=1, noise=0.02 * (name != "base-f16.gguf"), n_ctx=512)
+    Path("world.txt").write_text("a lazy dog and a quick fox " * 200)
+    talk = [{"role": "user", "content": "a lazy dog " * 20}, {"role": "assistant", "content": "a quick fox " * 20}]
+    Path("chats.jsonl").write_text("\n".join([json.dumps(talk)] * 8))
+    for words in commands:
+        result = CliRunner().invoke(quantize_command, words, obj=Output())
+        assert result.exit_code == 0, f"{words}: {result.output} {result.exception}"
 
 
 def test_help_is_quick() -> None:

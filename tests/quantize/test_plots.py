@@ -55,6 +55,11 @@ def test_pareto() -> None:
     assert all(a.size <= b.size and a.divergence > b.divergence for a, b in pairwise(best))
 
 
+def test_a_larger_one_that_is_no_closer_is_not_on_the_line() -> None:
+    found = [Point(1, 0.5, 0, "a"), Point(2, 0.5, 0, "b"), Point(3, 0.4, 0, "c")]
+    assert [point.label for point in pareto(found)] == ["a", "c"]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_labels_do_not_overlap(seed: int) -> None:
     from matplotlib.figure import Figure as Picture

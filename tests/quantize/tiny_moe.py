@@ -30,7 +30,7 @@ def write_mixture(path: Path, *, seed: int = 1, n_embd: int = 64, n_ff: int = 12
     end = len(texts) - 1
     _write_vocabulary(writer, texts, "gpt2", {"bos": end, "eos": end, "eot": end})
     draw = np.random.default_rng(seed)
-    shapes = {"token_embd": (len(texts), n_embd), "output": (len(texts), n_embd)}
+    shapes: dict[str, tuple[int, ...]] = {"token_embd": (len(texts), n_embd), "output": (len(texts), n_embd)}
     for i in range(n_layers):
         shapes |= {f"blk.{i}.attn_{what}": (n_embd, n_embd) for what in ("q", "k", "v", "output")}
         shapes[f"blk.{i}.ffn_gate_inp"] = (N_EXPERTS, n_embd)

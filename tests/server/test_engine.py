@@ -22,7 +22,8 @@ from eftlite.events import TokenEvent
 from eftlite.server import keeper
 from eftlite.server.asking import Ask, Engine, Running
 from eftlite.server.engine import WorkerEngine
-from eftlite.server.protocol import WINDOW, LoadRequest
+from eftlite.server.protocol import WINDOW, Begin, LoadRequest
+from eftlite.server.wire import encode
 from eftlite.settings import Knobs, Sampling
 from tests.server import fake_worker
 
@@ -437,6 +438,22 @@ def test_a_death_while_idle_is_mended(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_reply_that_nobody_waits_for_harms_nobody(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with engine(tmp_path) as made:
+            await made.ready(10)
+            os.kill(pid(made), signal.SIGSTOP)
+            call = asyncio.ensure_future(made.tokenize("a", False, False))
+            await asyncio.sleep(0.01)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+            os.kill(pid(made), signal.SIGCONT)
+            assert await made.tokenize("b", False, False) == [98]
+            assert (made.n_restarts, made.state) == (0, "ready")
+
+    run(main())
+
+
 def test_ctrl_c_does_not_reach_it(tmp_path: Path) -> None:
     async def main() -> None:
         async with engine(tmp_path) as made:
@@ -447,7 +464,11 @@ def test_ctrl_c_does_not_reach_it(tmp_path: Path) -> None:
                 assert [event async for event in running][-1].text == "end"
             assert made.n_restarts == 0
 
-    run(main())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # else it is ignored from the start, by nohup say
+    try:
+        run(main())
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_loading_is_tried_again(tmp_path: Path) -> None:
@@ -625,6 +646,20 @@ def test_it_does_not_outlive_the_server(tmp_path: Path) -> None:
         server.wait()
     _, alive = psutil.wait_procs(children, 2)
     assert (len(children), alive) == (3, [])
+
+
+def test_it_ends_with_the_pipe_it_is_told_by(tmp_path: Path) -> None:
+    """At once, even when somebody still reads what it says."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command(tmp_path), stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(encode(LoadRequest(n_slots=1)) + encode(Begin(1, ask("stuck"))))
+        process.stdin.flush()
+        while b'"Events"' not in process.stdout.readline():
+            pass
+        process.stdin.close()
+        assert process.wait(2) == 0
 
 
 def test_nothing_is_left_of_processes_that_died(tmp_path: Path) -> None:

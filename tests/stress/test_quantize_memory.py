@@ -1,4 +1,4 @@
-"""Memory of a comparison does not grow with the text. About a minute."""
+"""Memory of a comparison does not grow with the text. About four minutes on one core."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_gguf import write_model
+from tests.tiny_gguf import gpt2_texts, write_model
 
 pytestmark = [pytest.mark.stress, pytest.mark.skipif(sys.platform == "win32", reason="reads the peak as Unix has it")]
 
@@ -51,8 +51,6 @@ def test_memory_is_flat_from_10_k_to_200_k_tokens(demo_family: dict[str, Path], 
 def test_rows_of_a_large_vocabulary_are_not_kept(tmp_path: Path) -> None:
     """At 50,000 tokens a chunk's rows of one model are 51 MB; pieces of 64 are 13 MB for each model."""
     texts = [*(f"w{i}" for i in range(49_997)), "<|user|>", "<|assistant|>", "<|end|>"]
-    from tests.tiny_gguf import gpt2_texts
-
     texts[:256] = gpt2_texts()[:256]
     models = [write_model(tmp_path / f"{i}.gguf", seed=1, noise=0.1 * i, texts=texts, n_ctx=512) for i in range(3)]
     peaks = []
