@@ -90,7 +90,9 @@ def _top_texts(event: TokenEvent, n: int) -> dict[str, float | None] | None:
     """Log-probabilities by text; of several tokens with one text the likeliest."""
     if math.isnan(event.logprob):
         return None
-    by_text = {candidate.text: _number(candidate.logprob) for candidate in reversed(_top(event, n))}
+    by_text: dict[str, float | None] = {}
+    for candidate in _top(event, n):
+        by_text.setdefault(candidate.text, _number(candidate.logprob))
     by_text.setdefault(_text(event.piece), _number(event.logprob))
     return by_text
 

@@ -276,7 +276,7 @@ def test_a_damaged_file_is_told_without_its_folder(history: History, tmp_path: P
     def fail(*_: object) -> None:
         raise HistoryError("history.db: the file is damaged", f"The file is {tmp_path / 'A Name' / 'history.db'}")
 
-    history.list = fail  # type: ignore[method-assign,assignment]
+    history.list = fail  # type: ignore[method-assign,assignment]  # one method fails
     reply = Api(history)("GET", BASE)
     assert reply.status_code == 500
     assert reply.json()["error"]["message"] == "history.db: the file is damaged"

@@ -342,7 +342,7 @@ def test_a_client_that_stops_reading_holds_the_answer_back(history: History) -> 
             if b"tokens" in message.get("body", b""):
                 await blocked.wait()
 
-        stream._send = send_slowly  # type: ignore[method-assign]
+        stream._send = send_slowly  # type: ignore[method-assign]  # a slow client
         await stream.until("tokens")
         sent = page.engine.runnings[0].sent
         while len(sent) <= QUEUED:
@@ -419,7 +419,8 @@ def test_an_engine_that_was_never_loaded_is_not_asked(history: History) -> None:
 
 def test_a_bug_in_the_engine_leaves_nothing_running(history: History) -> None:
     async def test() -> None:
-        page = Page(history, FakeEngine([Script("One", error=ValueError("bug")), Script("One two", hold_at=1)]))  # type: ignore[arg-type]
+        scripts = [Script("One", error=ValueError("bug")), Script("One two", hold_at=1)]  # type: ignore[arg-type]  # a bug
+        page = Page(history, FakeEngine(scripts))
         with pytest.raises(ValueError, match="bug"):
             await page.ask(content="Hi", modes=["eft", "base"])
         assert page.engine.n_running == 0
