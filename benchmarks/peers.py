@@ -20,7 +20,7 @@ import llama_cpp
 
 from benchmarks.common import Bar, Report, alternate, busy_percent, cache_folder, ratio, spread
 from benchmarks.step import Ours, ThreeLlamas, Transformers, Wanted
-from eftlite import Family, Limits, Sampling, Speculation
+from eftlite import EFT, Family, Limits, Sampling, Speculation
 from eftlite.contest import judge
 from eftlite.member import physical_cores
 from eftlite.shapes import shape_family
@@ -35,6 +35,13 @@ ABOUT = (
 
 class WithDrafts(Ours):
     """Ours, with drafts of a synthetic acceptance as well."""
+
+    def __init__(self, family: Family, wanted: Wanted) -> None:
+        super().__init__(family, wanted)
+        self.eft.close()  # that one has measured no batches
+        self.eft = EFT(family=family, n_ctx=wanted.n_ctx, n_threads=wanted.n_threads)
+        self.eft.speculation = Speculation(enabled=False)
+        self.members = self.eft._engine.ensemble.members  # noqa: SLF001  raw decodes need the contexts
 
     def drafted(self, rate: float) -> float:
         """Seconds per token of eft-spec, the first token left out."""

@@ -14,6 +14,9 @@ VERBS = {
     "imatrix": "Compute the importance matrix that small types need.",
     "compare": "Compare variants of a model with a reference, on a text.",
     "record": "Record what every member of a family makes of a text.",
+    "replay": "Score knobs on recordings; no model runs.",
+    "family": "Compare what quantizing each member does to the composite.",
+    "plan": "Choose a type for each member, given a memory budget.",
 }
 EXAMPLES = (
     "eftlite quantize imatrix model-f16.gguf calibration.txt -o imatrix.gguf",
