@@ -36,8 +36,9 @@ MANUAL = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 PAGES = [*MANUAL, ROOT / "CHANGELOG.md", *sorted((ROOT / "plugins").rglob("*.md"))]
 GENERATOR = runpy.run_path(str(DOCS / "generate_cli.py"))
 
-# Whole question sets and benchmarks; the tests of those verbs run them in small. A server does not end by itself.
-TOO_LONG = {"demo", "bench", "serve"}
+# Whole question sets, benchmarks, texts read by many models; the tests of those verbs run them in small. A server does
+# not end by itself.
+TOO_LONG = {"demo", "bench", "serve", "quantize"}
 # Commands of programs that tests/server drives against a real server.
 TESTED_THERE = {"lm_eval"}
 # Typed into every command that reads: a chat of one message.
@@ -129,7 +130,7 @@ COMMANDS = list(commands())
 
 def needs_models(command: Command, folder: set[str]) -> bool:
     """Whether the command names a model that the folder of the test does not hold."""
-    return any(word.endswith(".gguf") and word not in folder for word in command.words)
+    return any(word.endswith((".gguf", ".toml")) and word not in folder for word in command.words)
 
 
 EFTLITE = [command for command in COMMANDS if command.program == "eftlite"]

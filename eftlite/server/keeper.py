@@ -113,10 +113,12 @@ class Keeper(ABC):
 
     async def close(self) -> None:
         """End everything."""
+        first = self.state != "closed"
         self._settle("closed")
         try:
             if self._life is not None:
-                self._life.cancel()
+                if first:  # a second cancel would stop the cleaning up of the first
+                    self._life.cancel()
                 await asyncio.wait([self._life])
         finally:
             self._died("was ended")

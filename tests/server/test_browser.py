@@ -279,7 +279,7 @@ def test_tokens_are_coloured_and_have_a_card(engine: FakeEngine, page: Page) -> 
     assert texts(page.locator(".tail .token")) == ["<|end|>"]
     # The same from the history, and by keyboard.
     page.reload()
-    page.locator(".token").first.wait_for()
+    page.locator(".tail .token").wait_for()  # the last that is painted
     page.locator(".prose").focus()
     for _ in range(3):
         page.keyboard.press("ArrowRight")
