@@ -1,4 +1,7 @@
-"""The real worker: the bundled family in its process, behind the engine's pipe, compared with an EFT in this one."""
+"""The real worker: the bundled family in its process, behind the engine's pipe, compared with an EFT in this one.
+
+About 9 s: the family is loaded three times, and answers are made twice.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The engine's process killed, frozen and left alone in every phase, with the bundled family: what clients see of it.
 
-Duration: about 10 minutes on two quiet cores, ``pytest -m stress tests/stress/test_worker_deaths.py -s``.
+Duration: about 6 minutes on two quiet cores, ``pytest -m stress tests/stress/test_worker_deaths.py -s``.
 """
 
 from __future__ import annotations
