@@ -686,4 +686,5 @@ def make_endless(route: Route) -> None:
     body = dict(route.request.post_data_json or {})
     body["sampling"] = {"top_k": 0, "top_p": 1, "min_p": 0, "seed": 1}
     body["knobs"]["temperature"] = 100
+    body["max_tokens"] = 700
     route.continue_(post_data=body)
