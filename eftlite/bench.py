@@ -41,7 +41,7 @@ from eftlite.sampling import Sampler
 from eftlite.settings import Family, Limits, ModelSettings
 from eftlite.speculative import speculative
 from eftlite.template import BUILTIN, Template, has_bos
-from eftlite.timing import costs, member_curve
+from eftlite.timing import costs, fresh_curve, member_curve
 
 WARM_UP = 32  # tokens at most; a pace has found its length by then
 _ROOM = 1024  # tokens for a question in its template, before there is a tokenizer to count them
@@ -105,6 +105,7 @@ class Bench:
         self._contenders = contenders(plan, family)
         self._texts = [] if random_weights else _question_ids(engine, family, plan.questions)
         self._curves = self._measured_curves()
+        self._typical: list[dict[str, CostCurve]] = []
 
     def rows(self) -> Iterator[Row]:
         """Measure test after test; a row for each contender."""
@@ -112,12 +113,8 @@ class Bench:
             began = datetime.now(timezone.utc).isoformat(timespec="seconds")
             # A prompt is read in the same way however drafts are made.
             rivals = self._contenders if test.n_gen else list({one.mode: one for one in self._contenders}.values())
-            before = self._curves
             self._repeat(test, rivals)
-            if test.n_gen:
-                self._curves = self._measured_curves()
-            curves = {name: _mean_curve(curve, self._curves[name]) for name, curve in before.items()}
-            rows = [self._row(test, contender, curves) for contender in rivals]
+            rows = [self._row(test, contender) for contender in rivals]
             yield from ({**row, "test_time": began, **_ratios(row, rows)} for row in rows)
 
     def _repeat(self, test: Trial, rivals: Sequence[Contender]) -> None:
@@ -126,10 +123,13 @@ class Bench:
             self._report(f"{test.name}, {contender.label}, warming up")
             self._sample(contender, test.shortened(WARM_UP), 0)
             contender.samples = []
+        self._typical = []
         for repetition in range(self._plan.repetitions):
             for contender in rivals:
                 self._report(f"{test.name}, {contender.label}, {repetition + 1} of {self._plan.repetitions}")
                 contender.samples.append(self._sample(contender, test, repetition))
+            if test.n_gen and any(contender.speculation for contender in rivals):
+                self._typical.append(self._typical_curves())
 
     def _measured_curves(self) -> dict[str, CostCurve]:
         """Measured now: what the machine does today, not on the day when the user's cache folder learnt it."""
@@ -143,6 +143,12 @@ class Bench:
                 member.name: member_curve(member, path, lambda name: self._report(f"timing {name}"))
                 for member in ensemble.members
             }
+
+    def _typical_curves(self) -> dict[str, CostCurve]:
+        """What decoding costs between two repetitions; the shortest times would tell of a quieter machine."""
+        ensemble = self._engine.ensemble
+        ensemble.clear(0)
+        return {member.name: fresh_curve(member, statistics.mean) for member in ensemble.members}
 
     # ---- one repetition
 
@@ -209,7 +215,7 @@ class Bench:
 
     # ---- rows
 
-    def _row(self, test: Trial, contender: Contender, curves: Mapping[str, CostCurve]) -> Row:
+    def _row(self, test: Trial, contender: Contender) -> Row:
         """What a contender's samples say, in llama-bench's words and ours."""
         engine, samples = self._engine, contender.samples
         needed = Recipe.of(contender.knobs, engine.ensemble.roles).needed
@@ -241,7 +247,7 @@ class Bench:
             "synthetic": self._synthetic(test, contender),
             **_drafting(test, contender),
         }
-        row["efficiency"] = self._efficiency(test, contender, needed, row["acceptance"], row["avg_ts"], curves)
+        row["efficiency"] = self._efficiency(test, contender, needed, row["acceptance"], row["avg_ts"])
         return row
 
     @cached_property
@@ -274,9 +280,8 @@ class Bench:
         return found or None
 
     def _efficiency(
-        self, test: Trial, contender: Contender, needed: Iterable[int], acceptance: float | None, speed: float,
-        curves: Mapping[str, CostCurve],
-    ) -> float | None:  # fmt: skip  # the arguments fit on two lines
+        self, test: Trial, contender: Contender, needed: Iterable[int], acceptance: float | None, speed: float
+    ) -> float | None:
         """Measured tokens per second over what the best draft length would give with no overhead at all.
 
         None where the curves cannot tell: after other tokens, which they were measured without, and for look-up,
@@ -286,7 +291,8 @@ class Bench:
         if how is None or not test.n_gen or test.n_depth or "lookup" in how.drafter:
             return None
         drafter = contender.samples[-1].drafter
-        price = costs(self._engine.ensemble, needed, drafter, dict(curves), (0.0, 0.0), how.rule)
+        curves = {name: _mean_curve([one[name] for one in self._typical]) for name in self._typical[0]}
+        price = costs(self._engine.ensemble, needed, drafter, curves, (0.0, 0.0), how.rule)
         seconds = seconds_per_token(price, acceptance or 0.0, max(how.max_draft, how.n_draft or 0))
         return speed * (min(seconds) if how.n_draft is None else seconds[how.n_draft])
 
@@ -315,8 +321,8 @@ def _ratios(row: Row, rows: Sequence[Row]) -> Row:
     return {f"ratio_to_{mode}": row["avg_ts"] / speeds[mode] if mode in speeds else None for mode in ("base", "eft")}
 
 
-def _mean_curve(before: CostCurve, after: CostCurve) -> CostCurve:
-    return CostCurve.of({n: (before.at(n) + after.at(n)) / 2 for n, _ in before.points})
+def _mean_curve(curves: Sequence[CostCurve]) -> CostCurve:
+    return CostCurve.of({n: statistics.mean(curve.at(n) for curve in curves) for n, _ in curves[0].points})
 
 
 def _deviation(values: Sequence[float]) -> float:

@@ -71,15 +71,22 @@ class CostCurve:
         return before + (seconds - before) * (n - left) / (right - left)
 
 
-def measure(decode: Callable[[int], float], sizes: Iterable[int] = CURVE_SIZES, repetitions: int = 3) -> CostCurve:
+def measure(
+    decode: Callable[[int], float],
+    sizes: Iterable[int] = CURVE_SIZES,
+    repetitions: int = 3,
+    typical: Callable[[Iterable[float]], float] = min,
+) -> CostCurve:
     """Measure a curve.
 
     Args:
         decode: decodes that many tokens in one batch and returns the seconds it took.
         sizes: batch sizes, 1 among them.
-        repetitions: of each; the shortest counts, since everything else that runs can only add to it.
+        repetitions: of each.
+        typical: which of them counts. The shortest does where models are compared, since everything else that runs
+            can only add to it; a mean tells what they cost on a machine as busy as this one is now.
     """
-    return CostCurve.of({n: min(decode(n) for _ in range(repetitions)) for n in sizes})
+    return CostCurve.of({n: typical(decode(n) for _ in range(repetitions)) for n in sizes})
 
 
 @dataclass(frozen=True)

@@ -69,12 +69,13 @@ def member_curve(member: Member, path: Path, report: Report | None = None) -> Co
     if curve is None:
         if report is not None:
             report(member.name)
-        curve = _measure(member)
+        curve = fresh_curve(member)
         save_curve(path, key, curve)
     return curve
 
 
-def _measure(member: Member) -> CostCurve:
+def fresh_curve(member: Member, typical: Callable[[Iterable[float]], float] = min) -> CostCurve:
+    """The member's curve, measured now; slot and ``typical`` as in ``member_curve`` and ``measure``."""
     token = max(member.model.bos, 0)
     prefix = max(min(PREFIX, member.n_ctx // 2), 1)
     member.decode(0, [token] * prefix, 0)
@@ -92,7 +93,7 @@ def _measure(member: Member) -> CostCurve:
         most = min(member.max_rows, member.n_ctx - prefix - 1)
         sizes = [n for n in (CURVE_SIZES if single < SLOW_S else FEW_SIZES) if n <= most] or [1]
         repetitions = 5 if single < QUICK_S else 2
-        return measure(decode, sizes, repetitions)
+        return measure(decode, sizes, repetitions, typical)
     finally:
         member.clear(0)
 
