@@ -26,7 +26,7 @@ demo: .venv/for-use
 	@"$(BIN)/eftlite" demo $(ARGS)
 
 test: .venv/for-test
-	@"$(BIN)/python" -m pytest $(ARGS)
+	@"$(BIN)/python" -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: .venv/for-lint
 	@"$(BIN)/python" -m ruff check .

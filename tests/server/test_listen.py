@@ -436,7 +436,7 @@ def test_stopping_does_not_wait_for_clients_that_do_not_read() -> None:
 
 
 PROGRAM = """
-import asyncio, contextlib, sys, time
+import asyncio, contextlib, signal, sys, time
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
@@ -446,6 +446,7 @@ from eftlite.server import listen
 from eftlite.server.listen import bind, serve, url_of
 
 listen.STOP_S = min(listen.STOP_S, LIMIT)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
 
 @contextlib.asynccontextmanager
 async def lifespan(app):
