@@ -10,8 +10,8 @@ import click
 from eftlite.cli.output import Output
 from eftlite.cli.verb import Verb
 from eftlite.errors import InputError
-from eftlite.settings import ModelSettings, from_options
 from eftlite_quantize.cli_bar import progress_bar
+from eftlite_quantize.cli_options import Chunking, Running, chunk_options, running_options
 
 
 @click.command(
@@ -34,13 +34,10 @@ from eftlite_quantize.cli_bar import progress_bar
     metavar="FILE",
     help="Where it goes.",
 )
-@click.option("--chat", is_flag=True, help="TEXT holds conversations as JSON, one a line.")
-@click.option("--n-ctx", "-c", type=int, default=512, show_default=True, metavar="N", help="Tokens of a chunk.")
-@click.option("--chunks", "n_chunks", type=int, metavar="N", help="At most so many chunks.  [default: all]")
-@click.option("--n-gpu-layers", "-ngl", type=int, metavar="N", help="Layers on the GPU; -1: all.  [default: 0]")
-@click.option("--threads", "-t", type=int, metavar="N", help="Threads.  [default: the physical cores]")
+@chunk_options
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
+@running_options
 @click.pass_obj
 def imatrix_command(
     output: Output,
@@ -48,13 +45,10 @@ def imatrix_command(
     path: str,
     text: str,
     target: Path,
-    chat: bool,
-    n_ctx: int,
-    n_chunks: int | None,
-    n_gpu_layers: int | None,
-    threads: int | None,
+    chunking: Chunking,
     force: bool,
     as_json: bool,
+    running: Running,
 ) -> None:
     """Compute what MODEL's weights are multiplied with on TEXT, on average: an importance matrix.
 
@@ -72,14 +66,13 @@ def imatrix_command(
         raise InputError(f"{target.name}: there is such a file", "Replace it with --force, or choose another with -o")
     if not target.absolute().parent.is_dir():
         raise InputError(f"-o: expected a file in a folder that is there, got {str(target)!r}")
-    if n_chunks is not None and n_chunks < 1:
-        raise InputError(f"--chunks: expected at least 1, got {n_chunks}")
-    settings = from_options(ModelSettings, {"n_threads": threads, "n_gpu_layers": n_gpu_layers})
+    n_ctx = 512 if chunking.n_ctx is None else chunking.n_ctx
+    settings = running.settings
     with progress_bar(output) as report:
         model = Model(path, settings, Path(path).stem, lambda done: report("loading", round(100 * done), 100))
         try:
-            tokens = (texts.chat_tokens if chat else texts.text_tokens)(model, text)
-            chunks = texts.chunks(tokens, n_ctx, model.vocabulary().add_bos, model.bos, n_chunks)
+            tokens = (texts.chat_tokens if chunking.chat else texts.text_tokens)(model, text)
+            chunks = texts.chunks(tokens, n_ctx, model.vocabulary().add_bos, model.bos, chunking.n_chunks)
             began = time.monotonic()
             entries = collect(model, chunks, lambda done: report("chunks", done, len(chunks)))
         finally:

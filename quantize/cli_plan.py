@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from eftlite.cli.output import Output
-from eftlite.cli.verb import ModelOption, Verb
+from eftlite.cli.verb import Verb
 from eftlite_quantize.cli_bar import progress_bar
-from eftlite_quantize.cli_tables import FORMATS, check_folder, write
+from eftlite_quantize.cli_options import Reporting, Running, report_options, running_options
 
 if TYPE_CHECKING:
-    from eftlite_quantize.plan import Choice
+    from eftlite_quantize.offload import Budget
+    from eftlite_quantize.plan import Choice, Plan
 
 
 @click.command(
@@ -22,71 +22,88 @@ if TYPE_CHECKING:
     cls=Verb,
     examples=(
         "eftlite quantize plan recorded --ram 8G --types Q8_0,Q6_K,Q4_K_M --write family.toml",
-        "eftlite quantize plan recorded --ram 8G --plot plan.svg --json",
+        "eftlite quantize plan recorded --vram 6G --ram 8G --plot plan.svg --json",
     ),
 )
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--ram", "--vram", "ram", required=True, metavar="SIZE", help="For weights and caches, such as 8G.")
+@click.option("--ram", metavar="SIZE", help="For weights and caches outside of a GPU, such as 8G.")
+@click.option("--vram", metavar="SIZE", help="On the GPU; without --ram every layer must fit there.")
 @click.option("--types", metavar="TYPE,...", help="Make and record these first.  [default: those recorded]")
 @click.option("--ctx-size", "-c", "n_ctx", type=click.IntRange(min=1), default=4096, show_default=True, metavar="N",
               help="Tokens of the caches.")  # fmt: skip
 @click.option("--write", "family", type=click.Path(path_type=Path), metavar="FILE", help="Write a family file.")
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw the front: .png or .svg.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
-@click.option("--json", "form", flag_value="json", help="The same as --format json.")
-@click.option("--output", "-o", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write, do not print.")
-@click.option("--threads", "-t", type=int, default=0, metavar="N", cls=ModelOption, help="[default: the cores]")
+@report_options("divergence against size")
+@running_options
 @click.pass_obj
 def plan_command(
-    output: Output, /, folder: Path, ram: str, types: str | None, n_ctx: int, family: Path | None, plot: Path | None,
-    form: str | None, target: Path | None, threads: int,
+    output: Output, /, folder: Path, ram: str | None, vram: str | None, types: str | None, n_ctx: int,
+    family: Path | None, reporting: Reporting, running: Running,
 ) -> None:  # fmt: skip  # the options fit on three lines
     """Choose a type for each member from the recordings in FOLDER.
 
     The table has every combination that no other beats in both size and divergence; the one within the budget that
     diverges least is marked. Deltas of strength 0 do not count and are not in the family file.
+
+    With --vram, members' last layers go to the GPU, small members first; how many is in the family file.
     """
-    from eftlite.settings import ModelSettings
-    from eftlite_quantize import plan
     from eftlite_quantize.names import file_types
-    from eftlite_quantize.plots import check_plot
+    from eftlite_quantize.offload import Budget, parse_size
+    from eftlite_quantize.plan import plan, write_family
     from eftlite_quantize.record import Run
     from eftlite_quantize.recorded import load_index
+    from eftlite_quantize.tables import Table
     from eftlite_quantize.variants import with_types
 
-    n_bytes = plan.budget(ram)
+    budget = Budget(
+        None if ram is None else parse_size("--ram", ram), None if vram is None else parse_size("--vram", vram)
+    )
     kinds = file_types(types) if types is not None else ()
-    if plot is not None:
-        check_plot(plot)
-    check_folder(plot, target, family)
+    reporting.check(family)
     index = load_index(folder)
     with progress_bar(output) as report:
         if kinds:
-            index = with_types(kinds, Run(folder, ModelSettings(n_threads=threads), report))
-        found = plan.front(folder, index, n_ctx, report)
-    choice = plan.choose(found, n_bytes)
+            index = with_types(kinds, Run(folder, running.settings, report))
+        found = plan(folder, index, n_ctx, budget, report)
     values = {
-        "family": index.family, "text_sha256": index.digest, "budget": n_bytes, "n_ctx": n_ctx,
-        "choice": choice.as_json(), "front": [one.as_json() for one in found],
+        "family": index.family, "text_sha256": index.digest, "budget": vars(budget), "n_ctx": n_ctx,
+        "cache_unknown": list(found.cache_unknown),
+        "choice": found.chosen.as_json(), "front": [one.as_json() for one in found.choices],
     }  # fmt: skip  # reads across
-    write(output, cells(found, choice), values, form or "table", target)
+    reporting.write(output, Table(cells(found, budget), values, notes=notes(found, budget)))
     if family is not None:
-        plan.write_family(index, choice, family)
+        write_family(index, found.chosen, family)
         output.note(f"{family} written")
-    if plot is not None:
+    if reporting.plot is not None:
         from eftlite_quantize.curves import draw_front
 
-        draw_front(found, choice, plot)
-        output.note(f"{plot} written")
+        draw_front(found, reporting.plot)
+        output.note(f"{reporting.plot} written")
 
 
-def cells(found: Sequence[Choice], choice: Choice) -> list[list[str]]:
+def cells(found: Plan, budget: Budget) -> list[list[str]]:
     """The table; the choice has a star."""
     from eftlite.inspection import size
     from eftlite_quantize.reports import with_error
 
-    rows = [["", *found[0].kinds, "size", "KLD"]]
-    for one in found:
-        mark = "*" if one is choice else ""
-        rows.append([mark, *one.kinds.values(), size(one.n_bytes), with_error(one.score.kld)])
+    places = ["on the GPU", "in RAM"] if budget.vram is not None else []
+    rows = [["", *found.chosen.kinds, "size", *places, "KLD"]]
+    for one in found.choices:
+        taken = [size(one.placement.vram), size(one.placement.ram)] if places else []
+        mark = "*" if one is found.chosen else ""
+        rows.append([mark, *one.kinds.values(), size(one.n_bytes), *taken, with_error(one.score.kld)])
     return rows
+
+
+def notes(found: Plan, budget: Budget) -> list[str]:
+    """What the reader must know besides."""
+    lines = ["* the least divergence within the budget"]
+    if budget.vram is not None:
+        lines.append(f"layers on the GPU: {_layers(found.chosen)}")
+    if found.cache_unknown:
+        names = ", ".join(found.cache_unknown)
+        lines.append(f"not counted, since the header does not say how large it is: the cache of {names}")
+    return lines
+
+
+def _layers(choice: Choice) -> str:
+    return ", ".join(f"{name} {n}" for name, n in choice.placement.n_gpu_layers.items())

@@ -12,6 +12,7 @@ from eftlite.cli.output import Output
 from eftlite.cli.verb import ModelOption, Verb
 from eftlite.errors import InputError
 from eftlite_quantize.cli_bar import progress_bar
+from eftlite_quantize.cli_options import Chunking, chunk_options
 
 
 @click.command(
@@ -23,12 +24,8 @@ from eftlite_quantize.cli_bar import progress_bar
     ),
 )
 @click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="What the members read: a UTF-8 text.")
-@click.option("--chat", is_flag=True, help="FILE holds conversations; the tuned model's chat template writes them.")
+@chunk_options
 @click.option("--output", "-o", "folder", type=click.Path(path_type=Path), required=True, metavar="FOLDER")
-@click.option(
-    "--ctx-size", "-c", "n_ctx", type=int, default=512, show_default=True, metavar="N", help="Tokens a chunk."
-)
-@click.option("--chunks", "n_chunks", type=click.IntRange(min=1), metavar="N", help="Read N chunks.  [default: all]")
 @click.option("--variant", "variants", multiple=True, metavar="MEMBER=FILE", help="Record this too; repeatable.")
 @click.option("--add", is_flag=True, help="Only add variants to a FOLDER that is there.")
 @click.option("--family", metavar="FILE", cls=ModelOption, help="A family file (TOML) that names all models.")
@@ -42,33 +39,32 @@ def record_command(
     output: Output,
     /,
     text: Path | None,
-    chat: bool,
+    chunking: Chunking,
     folder: Path,
-    n_ctx: int,
-    n_chunks: int | None,
     variants: tuple[str, ...],
     add: bool,
     **models: Any,
 ) -> None:
     """Record the log-probabilities of every member of a family on a text.
 
-    A folder gets one file for each model, and an index. Members are read one after the other, and those recorded
-    already are kept. `replay`, `family` and `plan` work on the folder, without the models.
+    A folder gets one file for each model, and an index. Members read the text one after the other; the same command
+    goes on where it was stopped: members recorded already are kept, the one that was being recorded begins anew.
+    `replay`, `family` and `plan` work on the folder, without the models.
     """
-    from eftlite.settings import Family
+    from eftlite.settings import Family, from_options
     from eftlite_quantize import record
 
     members = Members(**models)
     family = Family("", "") if add else members.resolve()
-    more = [_variant(one) for one in variants]
-    if add and (text is not None or chat or not more):
-        raise InputError("--add: expected --variant beside it, and no --text: the folder has one")
+    more = [record.Variant(*_variant(one)) for one in variants]
+    if add and (text is not None or chunking != Chunking() or not more):
+        raise InputError("--add: expected --variant beside it, and nothing about a text: the folder has one")
     if not add and text is None:
         raise InputError("--text: expected a text for the members to read, got none", "Or add variants with --add")
     with progress_bar(output) as report:
         run = record.Run(folder, members.settings(family), report)
         if text is not None:
-            record.record(family, record.Text(text, chat, n_ctx, n_chunks), run)
+            record.record(family, from_options(record.Text, {"path": text, **vars(chunking)}), run)
         index = record.add(more, run)
     for name, entries in index.members.items():
         output.answer(f"{name}: {', '.join(one.kind for one in entries)}", newline=True)

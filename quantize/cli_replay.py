@@ -13,13 +13,15 @@ from eftlite.cli.output import Output
 from eftlite.cli.verb import AnswerOption, Verb
 from eftlite.errors import InputError
 from eftlite_quantize.cli_bar import progress_bar
-from eftlite_quantize.cli_tables import FORMATS, check_folder, write
+from eftlite_quantize.cli_options import Reporting, Running, report_options, running_options
 
 if TYPE_CHECKING:
+    from eftlite_quantize.prediction import Speed
     from eftlite_quantize.recorded import Index
     from eftlite_quantize.replay import Score
 
 FEW_DRAFTED = 4
+_NO_SPEED = "tokens per second are not known here: --speed times each model once, and keeps the times in the folder"
 
 
 @click.command(
@@ -35,10 +37,9 @@ FEW_DRAFTED = 4
 @click.option("--use", "used", multiple=True, metavar="MEMBER=TYPE", help="Replay a recorded variant; repeatable.")
 @click.option("--draft", "n_draft", type=click.IntRange(1, 64), default=FEW_DRAFTED, show_default=True, metavar="N",
               help="Tokens of a draft.")  # fmt: skip
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw the first sweep: .png or .svg.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
-@click.option("--json", "form", flag_value="json", help="The same as --format json.")
-@click.option("--output", "-o", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write, do not print.")
+@click.option("--speed", is_flag=True, help="Time the models on this machine, those not timed yet.")
+@report_options("the sweep")
+@running_options
 @click.option("--alpha", type=float, cls=AnswerOption, help="Strength of the first delta.  [default: the family's]")
 @click.option("--beta", type=float, cls=AnswerOption, help="Above 1 amplifies what the base knows.  [default: 1]")
 @click.option("--conservative-p", type=float, cls=AnswerOption, help="The base only in the tuned model's top-p set.")
@@ -52,9 +53,9 @@ def replay_command(
     sweeps: tuple[str, ...],
     used: tuple[str, ...],
     n_draft: int,
-    plot: Path | None,
-    form: str | None,
-    target: Path | None,
+    speed: bool,
+    reporting: Reporting,
+    running: Running,
     alpha: float | None,
     beta: float | None,
     conservative_p: float | None,
@@ -66,27 +67,41 @@ def replay_command(
     PPL is the composite's on the text as it stands; shift is how far it is from the tuned model (total variation), and
     1 minus that the share of the tuned model's drafts that will stand; tokens is what one verification of N drafted
     tokens then gives. KLD is from the family as it is: its own knobs, the original files.
+
+    Tokens per second are predicted without drafts and with drafts of the best length, once --speed has timed the
+    models: by what their batches cost on this machine, and by that acceptance.
     """
     from eftlite.settings import Delta, Family
+    from eftlite_quantize.prediction import measure, speeds
     from eftlite_quantize.recorded import load_index
     from eftlite_quantize.replay import Setting, replay
     from eftlite_quantize.sweeps import settings
+    from eftlite_quantize.tables import Table
 
     index = load_index(folder)
     family = Family(index.family, "", tuple(Delta(one.name, "", "", one.alpha) for one in index.deltas))
     options = Generation(alpha, beta, conservative_p, delta, allow_negative_alpha)
     found = settings(options.knobs(family), [one.name for one in index.deltas], sweeps)
-    if plot is not None:
-        _check_plot(plot, sweeps)
-    check_folder(plot, target)
+    if reporting.plot is not None and len(sweeps) != 1:
+        raise InputError(f"--plot: expected one --sweep, whose values are the axis, got {len(sweeps)}")
+    reporting.check()
     files = files_of(index, used)
     with progress_bar(output) as report:
+        if speed:
+            measure(folder, index, files, running.settings, report)
         scores = replay(folder, index, [Setting(name, knobs, files) for name, knobs in found], None, report)
-    head = {"family": index.family, "text_sha256": index.digest, "n_draft": n_draft}
-    values = {**head, "settings": [one.as_json(n_draft) for one in scores]}
-    write(output, cells(scores, n_draft), values, form or "table", target)
-    if plot is not None:
-        _draw(output, scores, sweeps[0], plot)
+    fast = speeds(folder, index, scores)
+    values = {
+        "family": index.family, "text_sha256": index.digest, "n_draft": n_draft,
+        "settings": [
+            {**one.as_json(n_draft), "speed": None if fast is None else fast[i].as_json()}
+            for i, one in enumerate(scores)
+        ],
+    }  # fmt: skip  # reads across
+    notes = [_NO_SPEED] if fast is None else []
+    reporting.write(output, Table(cells(scores, n_draft, fast), values, notes=notes, spare=("shift", "PPL")))
+    if reporting.plot is not None:
+        _draw(output, scores, sweeps[0], reporting.plot)
 
 
 def files_of(index: Index, used: Sequence[str]) -> tuple[str, ...]:
@@ -100,7 +115,7 @@ def files_of(index: Index, used: Sequence[str]) -> tuple[str, ...]:
     return tuple(chosen.get(name, entries[0].file) for name, entries in index.members.items())
 
 
-def cells(scores: Sequence[Score], n_draft: int) -> list[list[str]]:
+def cells(scores: Sequence[Score], n_draft: int, fast: Sequence[Speed] | None) -> list[list[str]]:
     """The table."""
     from eftlite_quantize.reports import with_error
 
@@ -108,15 +123,14 @@ def cells(scores: Sequence[Score], n_draft: int) -> list[list[str]]:
     for one in scores:
         numbers = [f"{one.ppl:.4g}", with_error(one.shift), f"{one.acceptance:.3f}", f"{one.tokens(n_draft):.2f}"]
         rows.append([one.setting.name, *numbers, with_error(one.kld)])
-    return rows
+    if fast is None:
+        return rows
+    more = [["plain t/s", "drafted t/s", "draft"], *([_rate(x.plain), _rate(x.drafted), str(x.n_draft)] for x in fast)]
+    return [[*row, *added] for row, added in zip(rows, more, strict=True)]
 
 
-def _check_plot(plot: Path, sweeps: Sequence[str]) -> None:
-    from eftlite_quantize.plots import check_plot
-
-    check_plot(plot)
-    if len(sweeps) != 1:
-        raise InputError(f"--plot: expected one --sweep, whose values are the axis, got {len(sweeps)}")
+def _rate(per_second: float) -> str:
+    return f"{per_second:.3g}" if per_second < 1000 else f"{per_second:.0f}"
 
 
 def _draw(output: Output, scores: Sequence[Score], sweep: str, plot: Path) -> None:

@@ -21,6 +21,7 @@ from eftlite.errors import InputError, ModelFileError
 from eftlite.gguf_header import RawHeader, read_header
 from eftlite.gguf_reader import open_regular
 from eftlite.gguf_types import MAGIC, MAX_TENSOR_NAME, MAX_TENSORS, TensorInfo, shown
+from eftlite_quantize.newfile import NewFile
 
 DATASETS, CHUNK_COUNT, CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
 SUMS, COUNTS = ".in_sum2", ".counts"
@@ -89,17 +90,13 @@ def write_imatrix(path: str | os.PathLike[str], matrix: ImportanceMatrix) -> Non
     """Write a GGUF file as llama-imatrix does; it appears when it is whole.
 
     Raises:
-        InputError: the gguf package is not installed, or the file cannot be written.
+        InputError: the gguf package is not installed, or the file cannot be begun.
+        EFTError: it cannot be written.
     """
-    path = Path(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        _write(part, matrix)
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"{path.name}: cannot be written: {error.strerror}", "Choose another place with -o") from None
-    finally:
-        part.unlink(missing_ok=True)
+    with NewFile(path, hint="Choose another place with -o") as new:
+        with new.explained():
+            _write(new.part, matrix)
+        new.keep()
 
 
 def _write(path: Path, matrix: ImportanceMatrix) -> None:
@@ -119,12 +116,12 @@ def _write(path: Path, matrix: ImportanceMatrix) -> None:
     for name, (sums, counts) in matrix.entries.items():
         writer.add_tensor(name + SUMS, sums if len(sums) > 1 else sums[0])
         writer.add_tensor(name + COUNTS, counts[:, None] if len(counts) > 1 else counts)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    for handle in writer.fout or ():
-        os.fsync(handle.fileno())
-    writer.close()
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()
 
 
 def gguf_package() -> Any:

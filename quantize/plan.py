@@ -1,8 +1,8 @@
 """Which type for which member, given a memory budget: the combination of recorded types with the smallest divergence.
 
 Sizes are those of tensors and caches. Every member's divergence alone is replayed first; their sum predicts that of a
-combination well enough to leave out what cannot be on the front, and what is left is replayed exactly. Nothing is
-promised of other texts than the recorded one.
+combination well enough to leave out what cannot be best, and what is left is replayed exactly. Nothing is promised of
+other texts than the recorded one.
 
 Knows recordings and headers, never loads a model.
 """
@@ -10,16 +10,15 @@ Knows recordings and headers, never loads a model.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from eftlite.errors import EFTError, InputError
 from eftlite.gguf import check
-from eftlite.inspection import cache_bytes, size
+from eftlite_quantize.newfile import write_text
+from eftlite_quantize.offload import Budget, Load, Placement
 from eftlite_quantize.recorded import Entry, Index
 from eftlite_quantize.replay import Report, Score, Setting, replay, usual
 from eftlite_quantize.roles import files_of
@@ -27,7 +26,6 @@ from eftlite_quantize.variants import playing
 
 # A combination is left out when another, no larger, has a sum this many times smaller: sums of alike types overstate.
 SLACK = 2.0
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
@@ -37,75 +35,91 @@ class Choice:
     Attributes:
         kinds: the type of each member that counts.
         n_bytes: of tensors and caches.
+        placement: where it goes within the budget.
+        fits: whether the budget has room for it.
         predicted: sum of the KLDs of the members alone.
         score: of the composite, by exact replay.
     """
 
     kinds: Mapping[str, str]
     n_bytes: int
+    placement: Placement
+    fits: bool
     predicted: float
     score: Score
 
     def as_json(self) -> dict[str, Any]:
         """Stable keys, values that JSON takes."""
-        kld = self.score.kld.as_json()
-        return {"types": dict(self.kinds), "bytes": self.n_bytes, "predicted": self.predicted, "kld": kld}
+        return {
+            "types": dict(self.kinds),
+            "bytes": self.n_bytes,
+            **vars(self.placement),
+            "fits": self.fits,
+            "predicted": self.predicted,
+            "kld": self.score.kld.as_json(),
+        }
 
 
-def budget(text: str) -> int:
-    """Bytes of ``8G``, ``3.5GiB``, ``900M``; units are powers of 1024. InputError for anything else."""
-    number = text.strip().upper().removesuffix("IB").removesuffix("B")
-    unit = number[-1:] if number[-1:] in _UNITS else ""
-    try:
-        n = round(float(number.removesuffix(unit)) * _UNITS[unit])
-    except (ValueError, OverflowError):
-        n = 0
-    if n <= 0:
-        raise InputError(f"--ram: expected a size, got {text!r}", "For example 8G or 900M")
-    return n
+@dataclass(frozen=True)
+class Plan:
+    """What was found.
+
+    Attributes:
+        choices: combinations that no other beats in both size and divergence, and the one that was chosen; the
+            smallest first.
+        chosen: the best that fits.
+        cache_unknown: members whose header does not say how large a cache is; it was not counted.
+    """
+
+    choices: tuple[Choice, ...]
+    chosen: Choice
+    cache_unknown: tuple[str, ...]
 
 
-def front(
+@dataclass(frozen=True)
+class _Candidate:
+    """A combination before it is replayed."""
+
+    entries: tuple[Entry, ...]
+    n_bytes: int
+    placement: Placement
+    fits: bool
+    predicted: float
+
+
+def plan(
     folder: Path,
     index: Index,
     n_ctx: int,
+    budget: Budget,
     report: Report = lambda what, done, total: None,  # noqa: ARG005  # says nothing
-) -> list[Choice]:
-    """Combinations that no other beats in both size and divergence, the smallest first.
+) -> Plan:
+    """Choose a type for each member that counts.
 
     Args:
         n_ctx: tokens that each cache holds.
 
     Raises:
-        InputError: a recording or a model file is damaged or missing.
+        InputError: nothing fits, or a recording is damaged or missing.
+        ModelFileError: a recorded model's file is damaged or missing.
     """
     members = playing(index)
-    options = [index.members[name] for name in members]
-    sizes = {one.file: one.n_bytes for entries in options for one in entries}
-    caches = sum(cache_bytes(check(entries[0].path), n_ctx) or 0 for entries in options)
-    alone = _alone(folder, index, members, report)
-    every = [
-        (caches + sum(sizes[one.file] for one in chosen), sum(alone[one.file] for one in chosen), chosen)
-        for chosen in product(*options)
-    ]
-    kept = _promising(every)
-    scores = replay(folder, index, [_setting(index, members, chosen) for _, _, chosen in kept], None, report)
+    loads = {one.file: Load.of(check(one.path), n_ctx) for name in members for one in index.members[name]}
+    every = _candidates(index, members, loads, budget, _alone(folder, index, members, report))
+    if not any(one.fits for one in every):
+        least = min(every, key=lambda one: one.n_bytes)
+        raise budget.too_small({name: loads[one.file] for name, one in zip(members, least.entries, strict=True)})
+    kept = [*_promising(every), *_promising(one for one in every if one.fits)]
+    kept = list({id(one): one for one in kept}.values())
+    scores = replay(folder, index, [_setting(index, members, one.entries) for one in kept], None, report)
     found = [
-        Choice({name: one.kind for name, one in zip(members, chosen, strict=True)}, n_bytes, predicted, score)
-        for (n_bytes, predicted, chosen), score in zip(kept, scores, strict=True)
+        Choice(_kinds(members, one.entries), one.n_bytes, one.placement, one.fits, one.predicted, score)
+        for one, score in zip(kept, scores, strict=True)
     ]
-    return _best(found)
-
-
-def choose(choices: Sequence[Choice], n_bytes: int) -> Choice:
-    """The best of a front within a budget; InputError when nothing fits."""
-    fitting = [one for one in choices if one.n_bytes <= n_bytes]
-    if not fitting:
-        raise InputError(
-            f"--ram: expected at least {size(choices[0].n_bytes)}, got {size(n_bytes)}",
-            "Record smaller types with --types, or ask for a shorter context with -c",
-        )
-    return min(fitting, key=lambda one: (one.score.kld.value, one.n_bytes))
+    chosen = min((one for one in found if one.fits), key=_worth)
+    front = [one for one in _best(found) if one is not chosen]
+    unknown = tuple(name for name in members if not loads[index.members[name][0].file].cache_known)
+    return Plan(tuple(sorted([*front, chosen], key=lambda one: one.n_bytes)), chosen, unknown)
 
 
 def write_family(index: Index, choice: Choice, path: Path) -> None:
@@ -115,22 +129,18 @@ def write_family(index: Index, choice: Choice, path: Path) -> None:
         EFTError: it cannot be written.
     """
     files = {name: index.find(name, kind).path for name, kind in choice.kinds.items()}
-    lines = [f"name = {json.dumps(index.family)}", f"base = {_place(files['base'], path)}"]
+    lines = [f"name = {_text(index.family)}", f"base = {_place(files['base'], path)}"]
     if index.template is not None:
-        lines.append(f"template = {json.dumps(index.template)}")
+        lines.append(f"template = {_text(index.template)}")
     if index.stop:
-        lines.append(f"stop = {json.dumps(list(index.stop))}")
+        lines.append(f"stop = [{', '.join(_text(one) for one in index.stop)}]")
     for one in index.deltas:
         if one.alpha:
-            lines += ["", "[[delta]]", f"name = {json.dumps(one.name)}", f"alpha = {one.alpha!r}"]
+            lines += ["", "[[delta]]", f"name = {_text(one.name)}", f"alpha = {one.alpha!r}"]
             lines += [f"tuned = {_place(files[one.tuned], path)}", f"reference = {_place(files[one.reference], path)}"]
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise EFTError(f"{path.name}: cannot be written: {error.strerror}") from None
+    for name, n in choice.placement.n_gpu_layers.items():
+        lines += ["", f"[settings.{_key(name)}]", f"n_gpu_layers = {n}"]
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _alone(folder: Path, index: Index, members: Sequence[str], report: Report) -> dict[str, float]:
@@ -140,19 +150,42 @@ def _alone(folder: Path, index: Index, members: Sequence[str], report: Report) -
     return {score.setting.name: score.kld.value for score in replay(folder, index, settings, None, report)}
 
 
-def _setting(index: Index, members: Sequence[str], chosen: Sequence[Entry]) -> Setting:
-    kinds = {name: one.kind for name, one in zip(members, chosen, strict=True)}
+def _candidates(
+    index: Index, members: Sequence[str], loads: Mapping[str, Load], budget: Budget, alone: Mapping[str, float]
+) -> list[_Candidate]:
+    """Every combination of recordings."""
+    found = []
+    for entries in product(*(index.members[name] for name in members)):
+        chosen = {name: loads[one.file] for name, one in zip(members, entries, strict=True)}
+        placement = budget.place(chosen)
+        n_bytes = sum(one.total for one in chosen.values())
+        predicted = sum(alone[one.file] for one in entries)
+        found.append(_Candidate(entries, n_bytes, placement, budget.fits(chosen, placement), predicted))
+    return found
+
+
+def _kinds(members: Sequence[str], entries: Sequence[Entry]) -> dict[str, str]:
+    return {name: one.kind for name, one in zip(members, entries, strict=True)}
+
+
+def _setting(index: Index, members: Sequence[str], entries: Sequence[Entry]) -> Setting:
+    kinds = _kinds(members, entries)
     return Setting(" ".join(kinds.values()), usual(index).knobs, files_of(index, kinds))
 
 
-def _promising(every: Sequence[tuple[int, float, tuple[Entry, ...]]]) -> list[tuple[int, float, tuple[Entry, ...]]]:
+def _promising(every: Iterable[_Candidate]) -> list[_Candidate]:
     """Combinations whose sum is within ``SLACK`` of the best that is no larger."""
     kept, least = [], float("inf")
-    for one in sorted(every, key=lambda one: one[:2]):
-        least = min(least, one[1])
-        if one[1] <= SLACK * least:
+    for one in sorted(every, key=lambda one: (one.n_bytes, one.predicted)):
+        least = min(least, one.predicted)
+        if one.predicted <= SLACK * least:
             kept.append(one)
     return kept
+
+
+def _worth(one: Choice) -> tuple[float, int]:
+    """The less the better."""
+    return one.score.kld.value, one.n_bytes
 
 
 def _best(found: Sequence[Choice]) -> list[Choice]:
@@ -164,6 +197,16 @@ def _best(found: Sequence[Choice]) -> list[Choice]:
 
 
 def _place(file: str, family: Path) -> str:
-    """A path in a family file: relative where the model lies below the file's folder. JSON's strings are TOML's."""
+    """A path in a family file: relative where the model lies below the file's folder."""
     path, folder = Path(file).resolve(), family.absolute().parent.resolve()
-    return json.dumps(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path))
+    return _text(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path))
+
+
+def _key(name: str) -> str:
+    """A member's name as a key; that of one delta among several has a colon."""
+    return name if name.isalnum() and name.isascii() else _text(name)
+
+
+def _text(text: str) -> str:
+    """A string in TOML: JSON's, which may not escape what takes two escapes there and must escape DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

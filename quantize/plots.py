@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from eftlite.errors import EFTError, InputError
 from eftlite_quantize.comparison import Comparison
+from eftlite_quantize.newfile import NewFile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,11 +94,16 @@ def plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
         axes.set_ylabel(f"mean KLD to {comparison.base.name}")
         axes.set_title(f"{comparison.text}: {comparison.n_scored} predictions, chunks of {comparison.n_ctx} tokens")
         place_labels(picture, axes, [(point.size / unit, point.divergence, point.label) for point in found])
-        metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else {}
-        try:
-            picture.savefig(path, metadata=metadata)
-        except OSError as error:
-            raise EFTError(f"{Path(path).name}: cannot be written: {error.strerror}") from None
+        save(picture, path)
+
+
+def save(picture: Picture, path: str | os.PathLike[str]) -> None:
+    """Write a picture as a whole, in the format of the file's name, without the time of day; EFTError on failure."""
+    kind = Path(path).suffix.lower().lstrip(".")
+    with NewFile(path) as new:
+        with new.explained():
+            picture.savefig(new.part, format=kind, metadata={"Date": None} if kind == "svg" else {})
+        new.keep()
 
 
 def _draw(axes: Axes, found: Sequence[Point], unit: float) -> None:

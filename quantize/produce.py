@@ -9,16 +9,13 @@ Not guaranteed: that the weights are good ones. Comparing is for that.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from eftlite.errors import EngineError, InputError, ModelFileError
 from eftlite.gguf import Header, check
@@ -26,12 +23,14 @@ from eftlite.gguf_types import shown
 from eftlite.inspection import size
 from eftlite_quantize.child import Child
 from eftlite_quantize.names import FileType
+from eftlite_quantize.newfile import NewFile, remove_abandoned
 from eftlite_quantize.planning import Plan, make_plan, part_paths, target_path
 from eftlite_quantize.recipe import Recipe
 from eftlite_quantize.records import Record, file_hash, is_whole, record_of, seal
 
 Report = Callable[[str, int, int], None]  # what is done, how far, of how much
 MARGIN_BYTES = 1 << 20
+_ELSEWHERE = "Choose another folder with -o"
 
 
 @dataclass(frozen=True)
@@ -163,19 +162,14 @@ class _Run:
 
     def make(self, plan: Plan) -> Outcome:
         """Make a file."""
-        part = plan.path.with_name(f"{plan.path.name}.{os.getpid()}.part")
         began = time.monotonic()
-        try:
-            with _writing(plan.path):
-                part.touch()
-            self._quantize(plan, part)
-            with _writing(plan.path):
-                self._finish(plan, part)
-        except BaseException:
-            self._child.close()  # before the part can be removed
-            with contextlib.suppress(OSError):
-                part.unlink()
-            raise
+        with NewFile(plan.path, hint=_ELSEWHERE) as new:
+            try:
+                self._quantize(plan, new.part)
+            except BaseException:
+                self._child.close()  # before the part can be removed
+                raise
+            self._finish(plan, new)
         return Outcome(plan, "made", plan.path.stat().st_size, time.monotonic() - began)
 
     def _quantize(self, plan: Plan, part: Path) -> None:
@@ -189,49 +183,36 @@ class _Run:
             hint = "The disk is full, or the file may not grow" if full else ""
             raise EngineError(f"{plan.path.name}: llama.cpp could not make it: {error.message}", hint) from None
 
-    def _finish(self, plan: Plan, part: Path) -> None:
+    def _finish(self, plan: Plan, new: NewFile) -> None:
         """Look at the file, seal it and give it its name."""
         try:
-            header = check(part)
+            header = check(new.part)
         except ModelFileError as error:
             raise EngineError(f"{plan.path.name}: llama.cpp wrote no whole file: {error.message}") from None
         if {one.name: one.type for one in header.tensors} != dict(plan.types):
             raise EngineError(f"{plan.path.name}: llama.cpp wrote other types than it had said")
         if self._look() != self._stamps:
             raise InputError(f"{self._header.path.name}: somebody changed it meanwhile", "Start again")
-        seal(header)
-        part.replace(plan.path)
-        _sync_folder(plan.path.parent)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn the system's refusals into errors for people."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path.name}: cannot be written: {error.strerror}", "Choose another folder with -o") from None
+        with new.explained():
+            seal(header)
+        new.keep()
 
 
 def _prepare(folder: Path) -> None:
     """Make the folder, and remove what killed runs have left in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        parts = list(folder.glob("*.gguf.*.part"))
+        remove_abandoned(folder, "*.gguf")
     except OSError as error:
         message = f"-o: expected a folder that can be written, got {str(folder)!r}: {error.strerror}"
         raise InputError(message) from None
-    for part in parts:
-        pid = part.suffixes[-2][1:]
-        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
-            part.unlink(missing_ok=True)
 
 
 def _spare_source(header: Header, plans: Sequence[Plan]) -> None:
     """InputError when a file would take the source's place."""
     for path in (plan.path for plan in plans):
         if path.exists() and any(path.samefile(part) for part in part_paths(header)):
-            raise InputError(f"{path.name}: expected another file than the source", "Choose another folder with -o")
+            raise InputError(f"{path.name}: expected another file than the source", _ELSEWHERE)
 
 
 def _check_room(folder: Path, plans: Sequence[Plan]) -> None:
@@ -242,13 +223,3 @@ def _check_room(folder: Path, plans: Sequence[Plan]) -> None:
             f"{shown(str(folder))}: expected {size(needed)} of free disk, got {size(free)}",
             "Choose another folder with -o, or fewer types",
         )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a rename to the disk, where the system has a way."""
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

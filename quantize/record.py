@@ -1,28 +1,31 @@
 """Recording a family: every member reads the text once, one after the other; what is recorded already is kept.
 
 Only one model is loaded at a time. A run that is killed leaves a part behind, which the next one removes, and whole
-recordings, which it keeps.
+recordings, which it keeps; the member that was being recorded begins anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-import psutil
+from typing import NamedTuple
 
 from eftlite.errors import InputError
 from eftlite.gguf import Header, check
 from eftlite.inspection import vocabulary
-from eftlite.loading import member_names
+from eftlite.llama import Model
+from eftlite.loading import delta_sources, member_names
 from eftlite.settings import Family, ModelSettings
 from eftlite.vocab import Vocabulary, share
 from eftlite_quantize.bases import scored_rows
 from eftlite_quantize.evaluate import Evaluator
+from eftlite_quantize.newfile import remove_abandoned
 from eftlite_quantize.recorded import INDEX, DeltaEntry, Entry, Index, load_index, open_recording, save_index
-from eftlite_quantize.recording import Head, Recording, RecordingWriter
+from eftlite_quantize.recording import Head, Recording
+from eftlite_quantize.recording_writer import RecordingWriter
 from eftlite_quantize.records import file_hash
 from eftlite_quantize.texts import Tokens, chat_tokens, chunks, text_tokens
 
@@ -48,6 +51,14 @@ class Text:
     n_chunks: int | None = None
 
 
+class Variant(NamedTuple):
+    """A file to be recorded as a member; ``kind`` names it among that member's, None by what its header says."""
+
+    member: str
+    path: Path
+    kind: str | None = None
+
+
 @dataclass(frozen=True)
 class Run:
     """Where recordings go and how models run."""
@@ -65,19 +76,22 @@ def record(family: Family, text: Text, run: Run) -> Index:
         EFTError: something cannot be written.
         EngineError: a model computes what is no number, or llama.cpp fails.
     """
-    paths = {name: Path(path) for path, name in member_names(family).items()}
+    _check_adapters(family)
+    names = member_names(family)
+    paths = {name: Path(source.path) for source, name in names.items()}
     headers = {name: check(path) for name, path in paths.items()}
     vocabularies = [vocabulary(header, name) for name, header in headers.items()]
     shared = share(vocabularies)
     plain = _tokens(paths, family, text, run)
     _prepare(run.folder)
-    names = member_names(family)
-    parts = [(delta, names[_same(delta.tuned, names)], names[_same(delta.reference, names)]) for delta in family.deltas]
     fresh = Index(
         family=family.name,
         digest=_digest(plain),
         members=dict.fromkeys(paths, ()),
-        deltas=tuple(DeltaEntry(delta.name, tuned, reference, delta.alpha) for delta, tuned, reference in parts),
+        deltas=tuple(
+            DeltaEntry(delta.name, names[tuned], names[reference], delta.alpha)
+            for delta, (tuned, reference) in ((one, delta_sources(one)) for one in family.deltas)
+        ),
         control=tuple(shared.control.tolist()),
         masked=tuple(shared.masked.tolist()),
         template=family.template,
@@ -91,15 +105,15 @@ def record(family: Family, text: Text, run: Run) -> Index:
     return index
 
 
-def add(variants: Iterable[tuple[str, Path]], run: Run) -> Index:
-    """Record variants of members, (member, file) each, beside what a folder has.
+def add(variants: Iterable[Variant], run: Run) -> Index:
+    """Record variants of members beside what a folder has.
 
     Raises:
         InputError: the folder has no such member; others as ``record``.
     """
     index = load_index(run.folder)
     _prepare(run.folder)
-    for member, path in variants:
+    for member, path, kind in variants:
         if member not in index.members:
             raise InputError(f"--variant: no member is called {member!r}", f"Members: {', '.join(index.members)}")
         header = check(path)
@@ -108,7 +122,7 @@ def add(variants: Iterable[tuple[str, Path]], run: Run) -> Index:
             plain, head = first.tokens, first.head
         if _vocabulary_hash(vocabulary(header, member)) != head.vocabulary:
             raise InputError(f"{path.name}: expected the vocabulary of {Path(own.path).name}, got another")
-        index = _add(index, member, header, (plain, head.text, head.n_vocab), run)
+        index = _add(index, member, header, (plain, head.text, head.n_vocab), run, kind)
         save_index(run.folder, index)
     return index
 
@@ -116,11 +130,13 @@ def add(variants: Iterable[tuple[str, Path]], run: Run) -> Index:
 # ---- one model
 
 
-def _add(index: Index, member: str, header: Header, text: tuple[Tokens, str, int], run: Run) -> Index:
+def _add(
+    index: Index, member: str, header: Header, text: tuple[Tokens, str, int], run: Run, kind: str | None = None
+) -> Index:
     """The index with one more model, recorded now unless it is there."""
     plain, text_name, n_vocab = text
     path = header.path.absolute()
-    kind = _kind(index, member, header)
+    kind = kind or _kind(index, member, header)
     run.report(f"reading {path.name}", 0, 1)
     head = Head(
         model=path.name,
@@ -173,15 +189,18 @@ def _kind(index: Index, member: str, header: Header) -> str:
 
 def _tokens(paths: Mapping[str, Path], family: Family, text: Text, run: Run) -> Tokens:
     """The text cut into chunks (n_chunks, n_ctx); the first tuned model, or else the base, says what its tokens are."""
-    own = "base" if not family.deltas else member_names(family)[_same(family.deltas[0].tuned, member_names(family))]
-    with Evaluator(paths[own], text.n_ctx, run.settings, own) as model:
-        tokens = (chat_tokens if text.chat else text_tokens)(model.model, text.path)
+    own = member_names(family)[delta_sources(family.deltas[0])[0]] if family.deltas else "base"
+    with closing(Model(paths[own], run.settings, own)) as model:
+        tokens = (chat_tokens if text.chat else text_tokens)(model, text.path)
     return chunks(tokens, text.n_ctx, n_chunks=text.n_chunks)
 
 
-def _same(path: str, names: Mapping[str, str]) -> str:
-    """The key of ``names`` that means this file."""
-    return next(key for key in names if Path(key).samefile(path))
+def _check_adapters(family: Family) -> None:
+    """InputError for members that are a model and an adapter: a recording names one file."""
+    adapter = family.adapter or next((delta.adapter for delta in family.deltas if delta.adapter), None)
+    if adapter is not None:
+        message = f"{Path(adapter).name}: expected members that are one model each, got a LoRA adapter on one"
+        raise InputError(message, "Merge it into a model of its own first, with llama-export-lora")
 
 
 def _begun(folder: Path, fresh: Index) -> Index:
@@ -199,10 +218,8 @@ def _prepare(folder: Path) -> None:
     """Make the folder, and remove what killed runs have left in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for part in folder.glob("*.part"):
-            pid = part.suffixes[-2][1:]
-            if pid.isdecimal() and not psutil.pid_exists(int(pid)):
-                part.unlink(missing_ok=True)
+        for pattern in ("*.rec", INDEX):
+            remove_abandoned(folder, pattern)
     except OSError as error:
         raise InputError(f"-o: expected a folder that can be written, got {folder.name}: {error.strerror}") from None
 

@@ -9,7 +9,6 @@ A variant is added by recording it alone. Knows files and roles, never models.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from eftlite.composite import Roles
-from eftlite.errors import EFTError, InputError
+from eftlite.errors import InputError
 from eftlite.gguf_types import shown
+from eftlite_quantize.newfile import write_text
 from eftlite_quantize.recording import Recording
 
 INDEX = "recordings.json"
@@ -127,13 +127,7 @@ def _index(table: dict[str, Any]) -> Index:
 
 def save_index(folder: Path, index: Index) -> None:
     """Write a folder's index as a whole; EFTError when it cannot be written."""
-    part = folder / f"{INDEX}.{os.getpid()}.part"
-    try:
-        part.write_text(json.dumps({"format": _FORMAT, **asdict(index)}, indent=1), encoding="utf-8")
-        part.replace(folder / INDEX)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise EFTError(f"{INDEX}: cannot be written: {error.strerror}") from None
+    write_text(folder / INDEX, json.dumps({"format": _FORMAT, **asdict(index)}, indent=1))
 
 
 def open_recording(folder: Path, index: Index, entry: Entry) -> Recording:

@@ -54,12 +54,14 @@ class Score:
         nll: mean negative log-probability of the right token, nats.
         shift: mean TV to the first tuned model; of a base alone, to itself.
         kld: mean, from the setting that all are compared with, nats.
+        kld_chunks: (n_chunks,) means of the chunks, for figures of several scores.
     """
 
     setting: Setting
     nll: Figure
     shift: Figure
     kld: Figure
+    kld_chunks: Array
 
     @property
     def ppl(self) -> float:
@@ -141,7 +143,19 @@ def replay(
                 start += len(targets)
     drawn = _draws(n_chunks)
     n = scored(n_ctx)
-    return [Score(one.setting, *_figures(found, n, drawn)) for one, found in zip(players[1:], sums[1:], strict=True)]
+    return [_score_of(one.setting, found / n, drawn) for one, found in zip(players[1:], sums[1:], strict=True)]
+
+
+def over_sum(score: Score, parts: Sequence[Score]) -> Figure | None:
+    """A score's KLD over the sum of others', drawn together from the same chunks; None where that sum is 0."""
+    whole, total = score.kld_chunks, np.sum([one.kld_chunks for one in parts], axis=0)
+    if not total.sum() > 0:
+        return None
+    drawn = _draws(len(total))
+    sums = drawn @ total if len(drawn) else total.sum(keepdims=True)
+    some = sums > 0  # a resample of chunks without any divergence has no ratio
+    error = float(((drawn @ whole)[some] / sums[some]).std(ddof=1)) if some.sum() > 1 else None
+    return Figure(float(whole.sum() / total.sum()), None, error)
 
 
 class _Buffers:
@@ -209,12 +223,9 @@ def _draws(n_chunks: int) -> Array:
     return np.array([np.bincount(rng.integers(0, n_chunks, n_chunks), minlength=n_chunks) for _ in range(n)], float)
 
 
-def _figures(sums: Array, n_scored: int, drawn: Array) -> list[Figure]:
-    """Means of each column of (n_chunks, N_FOUND) with the deviation of their resamples."""
-    n = len(sums) * n_scored
-    values = sums.sum(0) / n
-    errors = (drawn @ sums / n).std(0, ddof=1) if len(drawn) else [None] * len(values)
-    return [
-        Figure(float(value), None, None if error is None else float(error))
-        for value, error in zip(values, errors, strict=True)
-    ]
+def _score_of(setting: Setting, means: Array, drawn: Array) -> Score:
+    """From the means of each chunk (n_chunks, N_FOUND), with the deviation of their resamples."""
+    values = means.mean(0)
+    errors = (drawn @ means / len(means)).std(0, ddof=1).tolist() if len(drawn) else [None] * kernels.N_FOUND
+    nll, shift, kld = (Figure(float(value), None, error) for value, error in zip(values, errors, strict=True))
+    return Score(setting, nll, shift, kld, means[:, kernels.KLD])

@@ -1,19 +1,17 @@
-"""A comparison in words: a table, Markdown, CSV, JSON.
+"""A comparison as a table, which has the figures that one decides by, and for CSV and JSON all of them.
 
-A table has the figures that one decides by; CSV and JSON have all of them, with both kinds of ±.
+Knows figures and their names, never terminals or files.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Callable, Mapping
 
 from eftlite.inspection import size
 from eftlite_quantize.comparison import FACTS, Comparison, Entry
 from eftlite_quantize.metrics import FIGURES, Figure
+from eftlite_quantize.tables import Table
 
 _MOST_DIGITS = 5
 # What a narrow terminal does without, the first first.
@@ -55,15 +53,6 @@ def rows(comparison: Comparison) -> list[list[str]]:
     return [["model", *known], *([one.name, *(_cell(one, *how) for how in known.values())] for one in entries)]
 
 
-def narrowed(table: list[list[str]], width: int) -> list[list[str]]:
-    """A table without as many of the less important columns as it takes to be no wider than ``width``."""
-    for title in _LESS_IMPORTANT:
-        if sum(max(len(line[i]) for line in table) + 1 for i in range(len(table[0]))) <= width:
-            break
-        table = [[cell for cell, head in zip(line, table[0], strict=True) if head != title] for line in table]
-    return table
-
-
 def _cell(entry: Entry, name: str, written: Callable[[Figure], str]) -> str:
     figure = entry.all().get(name)
     return "" if figure is None else written(figure)
@@ -78,32 +67,23 @@ def footnotes(comparison: Comparison) -> list[str]:
     return [*lines, *n.notes]
 
 
-def markdown(comparison: Comparison) -> str:
-    """A table for a page."""
-    head, *body = rows(comparison)
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
-    table = ("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return "\n".join(table) + "\n\n" + "  \n".join(footnotes(comparison)) + "\n"
+def table(comparison: Comparison) -> Table:
+    """All of it."""
+    return Table(rows(comparison), comparison.as_json(), figures(comparison), footnotes(comparison), _LESS_IMPORTANT)
 
 
-def as_csv(comparison: Comparison) -> str:
+def figures(comparison: Comparison) -> list[list[str]]:
     """A line a model, the base first; what is not known is empty, and columns of nothing known are left out."""
     entries = (comparison.base, *comparison.variants)
     columns: dict[str, list[float | None]] = {}
     for name in (*FACTS, *FIGURES):
-        figures = [one.all().get(name) for one in entries]
+        found = [one.all().get(name) for one in entries]
         for kind in ("value", "gaussian", "bootstrap"):
             title = name if kind == "value" else f"{name}_{kind}"
-            columns[title] = [getattr(figure, kind, None) for figure in figures]
+            columns[title] = [getattr(figure, kind, None) for figure in found]
     known = {title: values for title, values in columns.items() if any(value is not None for value in values)}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "file", "quantization", *known])
+    lines = [["name", "file", "quantization", *known]]
     for index, one in enumerate(entries):
-        writer.writerow([one.name, one.file, one.quantization, *(values[index] for values in known.values())])
-    return text.getvalue()
-
-
-def as_json(comparison: Comparison) -> str:
-    """One object."""
-    return json.dumps(comparison.as_json(), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+        numbers = (values[index] for values in known.values())
+        lines.append([one.name, one.file, one.quantization, *("" if n is None else str(n) for n in numbers)])
+    return lines

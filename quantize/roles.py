@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from eftlite.errors import InputError
+from eftlite_quantize.metrics import Figure
 from eftlite_quantize.recorded import Index
-from eftlite_quantize.replay import Report, Score, Setting, originals, replay, usual
+from eftlite_quantize.replay import Report, Score, Setting, originals, over_sum, replay, usual
 from eftlite_quantize.variants import playing
 
 ALIKE, DIFFERENT, ALL = "small alike", "small differently", "all"
@@ -29,24 +30,26 @@ class Swap:
         what: the member that is quantized alone, or ``ALIKE``, ``DIFFERENT``, ``ALL``.
         kinds: the type of each quantized member; the others are the originals.
         score: of the composite.
-        alone: the sum of the members' KLDs when each is quantized alone; a composite's that is smaller says that
-            their errors cancel.
+        alone: the sum of the members' KLDs when each is quantized alone.
+        over_sum: KLD over ``alone``, which below 1 says that errors cancel; None for one member, or where ``alone``
+            is 0.
     """
 
     what: str
     kinds: Mapping[str, str]
     score: Score
     alone: float
-
-    @property
-    def ratio(self) -> float | None:
-        """KLD over ``alone``; None where there is none."""
-        return self.score.kld.value / self.alone if self.alone > 0 else None
+    over_sum: Figure | None
 
     def as_json(self) -> dict[str, Any]:
         """Stable keys, values that JSON takes."""
-        kld, ratio = self.score.kld.as_json(), self.ratio
-        return {"what": self.what, "types": dict(self.kinds), "kld": kld, "alone": self.alone, "ratio": ratio}
+        return {
+            "what": self.what,
+            "types": dict(self.kinds),
+            "kld": self.score.kld.as_json(),
+            "alone": self.alone,
+            "over_sum": None if self.over_sum is None else self.over_sum.as_json(),
+        }
 
 
 def files_of(index: Index, kinds: Mapping[str, str]) -> tuple[str, ...]:
@@ -87,13 +90,13 @@ def swaps(
     knobs = usual(index).knobs
     settings = [Setting(what, knobs, files_of(index, kinds)) for what, kinds in asked]
     scores = replay(folder, index, settings, None, report)
-    single = {
-        (what, kinds[what]): one.kld.value for (what, kinds), one in zip(asked, scores, strict=True) if what in kinds
-    }
-    return [
-        Swap(what, kinds, score, sum(single[item] for item in kinds.items()))
-        for (what, kinds), score in zip(asked, scores, strict=True)
-    ]
+    single = {(what, kinds[what]): one for (what, kinds), one in zip(asked, scores, strict=True) if what in kinds}
+    found = []
+    for (what, kinds), score in zip(asked, scores, strict=True):
+        parts = [single[item] for item in kinds.items()]
+        ratio = over_sum(score, parts) if len(parts) > 1 else None
+        found.append(Swap(what, kinds, score, sum(one.kld.value for one in parts), ratio))
+    return found
 
 
 def recorded_types(index: Index) -> list[str]:

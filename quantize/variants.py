@@ -6,12 +6,11 @@ Knows members, files and types, never rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from eftlite.composite import Recipe
 from eftlite_quantize.names import FileType
 from eftlite_quantize.produce import produce
-from eftlite_quantize.record import Run, add
+from eftlite_quantize.record import Run, Variant, add
 from eftlite_quantize.recorded import Index, load_index
 from eftlite_quantize.replay import usual
 
@@ -31,7 +30,7 @@ def with_types(types: Sequence[FileType], run: Run) -> Index:
         InputError, ModelFileError, EngineError, EFTError: as ``produce`` and ``add``.
     """
     index = load_index(run.folder)
-    made: list[tuple[str, Path]] = []
+    made: list[Variant] = []
     for member in playing(index):
         there = {one.kind for one in index.members[member]}
         missing = [kind for kind in types if kind.name not in there]
@@ -39,5 +38,6 @@ def with_types(types: Sequence[FileType], run: Run) -> Index:
             folder = run.folder / MODELS / member.replace(":", "-")
             source = index.members[member][0].path
             outcomes = produce(source, missing, folder=folder, threads=run.settings.n_threads, report=run.report)
-            made += [(member, one.plan.path) for one in outcomes]
+            # llama.cpp may have fallen back to other types, after which the header would name the file
+            made += [Variant(member, one.plan.path, one.plan.kind.name) for one in outcomes]
     return add(made, run) if made else index

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
-import shlex
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,9 @@ from click.testing import CliRunner, Result
 from eftlite.cli.output import Output
 from eftlite.errors import EFTError, InputError
 from eftlite_quantize.cli import quantize_command
-from tests.tiny_gguf import write_model
+from tests.quantize.commands import quantize, start
+from tests.quantize.limits import files_of_at_most
+from tests.tiny_gguf import write_family, write_model
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +148,7 @@ def test_a_text_is_needed(folder: Path) -> None:
 
 
 def test_a_model_is_needed(folder: Path) -> None:
-    result = run(folder)
-    assert result.exit_code == 2
-    assert "Missing argument" in result.stderr
+    assert failure(run(folder)).startswith("REFERENCE: expected a model's file")
 
 
 @pytest.mark.parametrize("option", ["-o", "--plot", "--save-kl-base"])
@@ -168,25 +169,6 @@ def test_a_report_on_a_full_disk_is_one_line(folder: Path) -> None:
     assert message == "full: cannot be written: No space left on device"
 
 
-MANUAL = Path(__file__).resolve().parents[2] / "docs" / "quantize.md"
-
-
-def test_commands_of_the_manual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One after the other, as a reader types them, on models and texts of those names."""
-    lines = [shlex.split(line[2:]) for line in MANUAL.read_text(encoding="utf-8").splitlines() if line[:2] == "$ "]
-    commands = [words[2:] for words in lines if words[1:3] == ["quantize", "compare"] and "--family" not in words]
-    assert len(commands) >= 5
-    monkeypatch.chdir(tmp_path)
-    for name in sorted({word for words in commands for word in words if word.endswith(".gguf")}):
-        write_model(Path(name), seed=1, noise=0.02 * (name != "base-f16.gguf"), n_ctx=512)
-    Path("world.txt").write_text("a lazy dog and a quick fox " * 200)
-    talk = [{"role": "user", "content": "a lazy dog " * 20}, {"role": "assistant", "content": "a quick fox " * 20}]
-    Path("chats.jsonl").write_text("\n".join([json.dumps(talk)] * 8))
-    for words in commands:
-        result = CliRunner().invoke(quantize_command, words, obj=Output())
-        assert result.exit_code == 0, f"{words}: {result.output} {result.exception}"
-
-
 def test_help_is_quick() -> None:
     code = (
         "import sys; from eftlite_quantize.cli_compare import compare_command; "
@@ -194,3 +176,113 @@ def test_help_is_quick() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_files_that_are_not_what_they_should_be_are_one_line(folder: Path, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "other.gguf", seed=1, n_vocab=300)
+    base, text = folder / "base.gguf", folder / "text.txt"
+    for words, message in (
+        ([base, other, "--text", text], "do not share a vocabulary"),
+        ([base, text, "--text", text], "text.txt: expected a GGUF file"),
+        ([base, folder / "none.gguf", "--text", text], "none.gguf: expected a GGUF file, but there is no such file"),
+        ([base, "--text", base], "base.gguf: expected UTF-8 text"),
+        ([base, "--text", folder / "none.txt"], "none.txt: cannot be read: No such file"),
+        ([base, "--text", text, "--chat"], "text.txt, line 1: expected JSON"),
+        ([base, "--kl-base", text], "text.txt: expected a file that begins with _logits_"),
+        ([base, "--kl-base", folder / "none.kld"], "none.kld: cannot be read: No such file"),
+    ):
+        result = quantize("compare", *words, "-t", 1, "--no-bench")
+        assert (result.exit_code, result.stdout) == (2, ""), (words, result.output)
+        assert message in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of POSIX")
+@pytest.mark.parametrize("option", ["--save-kl-base", "-o", "--plot"])
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(folder: Path, tmp_path: Path, option: str) -> None:
+    target = tmp_path / "r.png"
+    target.write_text("old")
+    with files_of_at_most(100):
+        message = failure(run(folder, "base.gguf", "near.gguf", option, target), EFTError)
+    assert message == "r.png: cannot be written: File too large"
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+# ---- --family
+
+
+@pytest.fixture(scope="module")
+def family(folder: Path) -> Path:
+    """A family file of tiny members, which names them beside it."""
+    write_family(folder / "family", seed=3)
+    path = folder / "family" / "family.toml"
+    path.write_text('base = "base.gguf"\n[[delta]]\nname = "d"\ntuned = "tuned.gguf"\nreference = "reference.gguf"\n')
+    return path
+
+
+def test_a_family_is_what_the_verb_family_says_of_its_recordings(folder: Path, family: Path, tmp_path: Path) -> None:
+    words = ["--family", family, "--types", "Q8_0", "--recordings", tmp_path / "kept", "--json"]
+    text = ["--text", folder / "text.txt", "-c", "32", "-t", "1"]
+    found = quantize("compare", *words, *text)
+    assert found.exit_code == 0, found.output
+    combinations = json.loads(found.stdout)["combinations"]
+    assert [one["what"] for one in combinations] == ["base", "tuned", "reference", "small alike", "all"]
+    assert all(one["kld"]["value"] > 0 for one in combinations)
+    assert quantize("family", tmp_path / "kept", "--json").stdout == found.stdout
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*.[rg]*")}
+    plot, report = tmp_path / "roles.svg", tmp_path / "roles.md"
+    again = quantize("compare", *words[:-1], *text, "--plot", plot, "-o", report)
+    assert (again.exit_code, again.stdout) == (0, "")
+    assert report.read_text().startswith("| quantized |")
+    assert plot.exists()
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_what_a_family_cannot_be_compared_with(folder: Path, family: Path, tmp_path: Path) -> None:
+    words = ["compare", "--family", family, "--recordings", tmp_path / "kept", "-c", "32", "-t", "1"]
+    text = ["--text", folder / "text.txt"]
+    for more, message in (
+        ([], "--text: expected a text"),
+        ([*text, folder / "base.gguf"], "REFERENCE: expected none beside --family"),
+        ([*text, "--kl-base", "b.kld"], "--kl-base: expected none beside --family"),
+        ([*text, "--fail-if", "kld_mean>1"], "--fail-if: expected none beside --family"),
+        ([*text, "--types", "Q9"], "expected a quantization type"),
+        ([*text, "-o", tmp_path / "none" / "r.md"], "expected a folder for it"),
+        (["--text", folder / "base.gguf"], "base.gguf: expected UTF-8 text"),
+    ):
+        result = quantize(*words, *more)
+        assert (result.exit_code, result.stdout) == (2, ""), more
+        assert message in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        assert not (tmp_path / "kept").exists(), more
+    assert "--types" in failure(run(folder, "base.gguf", "--types", "Q8_0"))
+
+
+def test_a_member_that_needs_an_importance_matrix_says_so_and_its_recordings_stay(folder: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "wide.gguf", seed=1, n_embd=256, n_ff=256, n_layers=1)
+    (tmp_path / "family.toml").write_text('base = "wide.gguf"\n')
+    words = ["--text", folder / "text.txt", "-c", 32, "-t", 1, "--recordings", tmp_path / "kept", "--types", "IQ2_XS"]
+    result = quantize("compare", "--family", tmp_path / "family.toml", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "IQ2_XS: expected an importance matrix, got none" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert len(list((tmp_path / "kept").glob("*.rec"))) == 1
+    assert not list((tmp_path / "kept").rglob("*.gguf"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_table_on_a_terminal(folder: Path) -> None:
+    """No character of it is one that the terminal would have to be protected from."""
+    ours, theirs = os.openpty()
+    words = ["compare", folder / "base.gguf", folder / "near.gguf", "--text", folder / "text.txt", "-c", 32, "-t", 1]
+    process = start(*words, "--no-bench", stdout=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how a pseudo-terminal says that nobody writes any more
+        while data := os.read(ours, 4096):
+            shown += data
+    os.close(ours)
+    assert process.wait(60) == 0, process.communicate()
+    process.communicate()
+    assert shown.startswith(b"model ")
+    assert "\ufffd" not in shown.decode()

@@ -24,7 +24,7 @@ def text(tmp_path: Path) -> Path:
 
 def test_from_a_text_to_a_small_file(tmp_path: Path, text: Path) -> None:
     matrix = tmp_path / "imatrix.gguf"
-    result = quantize("imatrix", REFERENCE, text, "-o", matrix, "--n-ctx", 64, "--chunks", 5)
+    result = quantize("imatrix", REFERENCE, text, "-o", matrix, "--ctx-size", 64, "--chunks", 5)
     assert result.exit_code == 0, result.output
     assert "imatrix.gguf  14 tensors, 320 tokens" in result.stdout
     found = read_imatrix(matrix)
@@ -37,7 +37,7 @@ def test_from_a_text_to_a_small_file(tmp_path: Path, text: Path) -> None:
 def test_json_and_conversations(tmp_path: Path) -> None:
     talk = tmp_path / "talk.jsonl"
     talk.write_text(json.dumps([{"role": "user", "content": TEXT[:2000]}, {"role": "assistant", "content": "Yes."}]))
-    words = ["-o", tmp_path / "a.gguf", "--n-ctx", "32", "--chat", "--json"]
+    words = ["-o", tmp_path / "a.gguf", "--ctx-size", "32", "--chat", "--json"]
     found = json.loads(quantize("imatrix", REFERENCE, talk, *words).stdout)
     assert (found["file"], found["entries"]) == ("a.gguf", 14)
     assert found["tokens"] == 32 * found["chunks"]
@@ -50,9 +50,9 @@ def test_what_cannot_be_is_one_line_and_exit_code_2(tmp_path: Path, text: Path) 
     for words, message in (
         ([REFERENCE, text, "-o", there], "there is such a file"),
         ([REFERENCE, text, "-o", tmp_path / "no" / "new.gguf"], "in a folder that is there"),
-        ([REFERENCE, text, "-o", new, "--chunks", "0"], "--chunks: expected at least 1"),
-        ([REFERENCE, text, "-o", new, "--n-ctx", "8"], "expected at least 16 tokens"),
-        ([REFERENCE, text, "-o", new, "--n-ctx", "100000"], "expected at least 200000 tokens"),
+        ([REFERENCE, text, "-o", new, "--chunks", "0"], "'--chunks': 0 is not in the range"),
+        ([REFERENCE, text, "-o", new, "--ctx-size", "8"], "expected at least 16 tokens"),
+        ([REFERENCE, text, "-o", new, "--ctx-size", "100000"], "expected at least 200000 tokens"),
         ([REFERENCE, text, "-o", new, "--threads", "-1"], "n_threads"),
         ([REFERENCE, tmp_path / "missing.txt", "-o", new], "missing.txt"),
         ([REFERENCE, REFERENCE, "-o", new], "expected UTF-8 text"),

@@ -13,9 +13,10 @@ import pytest
 from eftlite.errors import EngineError, InputError
 from eftlite.settings import Delta, Family, ModelSettings
 from eftlite_quantize.evaluate import Evaluator
-from eftlite_quantize.record import Run, Text, add, record
+from eftlite_quantize.record import Run, Text, Variant, add, record
 from eftlite_quantize.recorded import INDEX, load_index, open_recording
-from eftlite_quantize.recording import Recording, stored
+from eftlite_quantize.recording import Recording
+from eftlite_quantize.recording_writer import stored
 from tests.quantize.commands import quantize, start
 from tests.tiny_gguf import write_family, write_model
 
@@ -84,19 +85,19 @@ def test_a_variant_is_added_without_touching_the_others(family: Family, folder: 
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.rec")}
     near = tmp_path / "near.gguf"
     near.write_bytes(Path(family.deltas[0].tuned).read_bytes() + b"\0" * 32)  # another file, the same weights
-    index = add([("tuned", near)], Run(folder, RUN))
+    index = add([Variant("tuned", near)], Run(folder, RUN))
     assert [one.kind for one in index.members["tuned"]][1] == "near"
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    again = add([("tuned", near)], Run(folder, RUN))
+    again = add([Variant("tuned", near)], Run(folder, RUN))
     assert again == index == load_index(folder)
 
 
 def test_another_vocabulary_or_member_is_refused(folder: Path, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other.gguf", seed=1, n_vocab=300)
     with pytest.raises(InputError, match="vocabulary"):
-        add([("base", other)], Run(folder, RUN))
+        add([Variant("base", other)], Run(folder, RUN))
     with pytest.raises(InputError, match="no member is called"):
-        add([("basis", other)], Run(folder, RUN))
+        add([Variant("basis", other)], Run(folder, RUN))
 
 
 def test_another_text_needs_another_folder(family: Family, folder: Path) -> None:

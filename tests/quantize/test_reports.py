@@ -9,7 +9,8 @@ import json
 import pytest
 
 from eftlite_quantize.metrics import FIGURES, Figure
-from eftlite_quantize.reports import COLUMNS, as_csv, as_json, footnotes, markdown, narrowed, rows, with_error
+from eftlite_quantize.reports import COLUMNS, footnotes, rows, table, with_error
+from eftlite_quantize.tables import narrowed
 from tests.quantize.made_up import comparison, variant
 
 
@@ -47,20 +48,20 @@ def test_speeds_are_shown_when_they_were_measured() -> None:
 
 @pytest.mark.parametrize("width", [120, 100, 80, 60, 40, 10])
 def test_a_narrow_terminal_gets_fewer_columns(width: int) -> None:
-    whole = rows(comparison(variant("model-Q4_K_M", 3.6e6, 0.0125, speed=True)))
-    table = narrowed(whole, width)
-    kept = [whole[0].index(title) for title in table[0]]
-    assert table == [[line[i] for i in kept] for line in whole]
-    assert {"model", "size", "Mean KLD", "Same top p"} <= set(table[0])
-    needed = sum(max(map(len, column)) + 1 for column in zip(*table, strict=True))
+    whole = table(comparison(variant("model-Q4_K_M", 3.6e6, 0.0125, speed=True)))
+    cells = narrowed(whole.cells, whole.spare, width)
+    kept = [whole.cells[0].index(title) for title in cells[0]]
+    assert cells == [[line[i] for i in kept] for line in whole.cells]
+    assert {"model", "size", "Mean KLD", "Same top p"} <= set(cells[0])
+    needed = sum(max(map(len, column)) + 1 for column in zip(*cells, strict=True))
     assert needed <= max(width, 48)
-    assert (table == whole) == (width >= 110)
+    assert (cells == whole.cells) == (width >= 110)
 
 
 def test_markdown() -> None:
-    text = markdown(comparison(variant("a|b", 3.6e6, 0.0125)))
-    table, notes = text.split("\n\n")
-    lines = table.split("\n")
+    text = table(comparison(variant("a|b", 3.6e6, 0.0125))).text("md")
+    body, notes = text.split("\n\n")
+    lines = body.split("\n")
     assert lines[1] == "| --- |" + " ---: |" * 9
     assert "| a\\|b |" in lines[3]
     assert {line.replace("\\|", "").count("|") for line in lines} == {11}
@@ -77,7 +78,7 @@ def test_footnotes_say_what_was_read() -> None:
 
 def test_csv_has_everything_that_is_known() -> None:
     found = comparison(variant("a,b", 3.6e6, 0.0125), variant("c", 2e9, 1e-3, speed=True))
-    lines = list(csv.DictReader(io.StringIO(as_csv(found))))
+    lines = list(csv.DictReader(io.StringIO(table(found).text("csv"))))
     assert [line["name"] for line in lines] == ["base", "a,b", "c"]
     assert set(FIGURES) < set(lines[0])
     assert (lines[0]["kld_mean"], lines[0]["ppl"], lines[0]["ppl_bootstrap"]) == ("", "4.6", "0.2")
@@ -87,7 +88,7 @@ def test_csv_has_everything_that_is_known() -> None:
 
 
 def test_json_has_everything_with_units() -> None:
-    found = json.loads(as_json(comparison(variant("a", 3.6e6, 0.0125))))
+    found = json.loads(table(comparison(variant("a", 3.6e6, 0.0125))).text("json"))
     assert (found["n_ctx"], found["n_chunks"], found["n_scored"], found["text"]) == (512, 10, 2550, "wiki.txt")
     assert found["variants"][0]["kld_mean"] == {"value": 0.0125, "gaussian": 0.000625, "bootstrap": 0.00125}
     assert set(FIGURES) < set(found["units"])
