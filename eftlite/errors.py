@@ -147,3 +147,15 @@ class NotFoundError(InputError):
 
 class HistoryError(EFTError):
     """The conversations' file cannot be read or written: damaged, of a newer version, disk full, locked."""
+
+
+class HubError(EFTError):
+    """A repository or file cannot be had: missing, gated, cut off, changed on the way, or the network is away."""
+
+    http_status = 502
+
+
+class MemoryLimitError(EFTError):
+    """What is to be loaded needs more memory than there is; nothing was loaded."""
+
+    http_status = 503

@@ -54,12 +54,14 @@ class ModelSettings:
     """How one model is loaded and where it runs; names as in llama.cpp.
 
     Attributes:
-        n_gpu_layers: layers on the GPU; -1 means all.
+        n_gpu_layers: layers on the GPU; -1 means all, None as many as fit beside the other members.
+        devices: llama.cpp's names of those that may be used, e.g. "CUDA0" or "RPC0"; None means all.
         n_threads: threads for single tokens; 0 means the physical cores, or one for a very small model.
         n_threads_batch: threads for batches; 0 means the same as n_threads.
         n_batch: tokens handed to one ``llama_decode``.
         n_ubatch: tokens computed at once inside llama.cpp.
-        type_k, type_v: types of the KV cache; a quantized type_v needs flash attention.
+        type_k, type_v: types of the KV cache; a quantized type_v needs flash attention. None means f16, or q8_0 where
+            memory is short.
         flash_attn: None lets llama.cpp decide.
         swa_full: keep whole caches for sliding-window models, without which they cannot rewind.
         use_extra_bufts: let llama.cpp repack weights for the processor (AMX, repacked blocks); None means wherever
@@ -68,14 +70,15 @@ class ModelSettings:
             ignore it.
     """
 
-    n_gpu_layers: int = 0
+    n_gpu_layers: int | None = None
+    devices: tuple[str, ...] | None = None
     main_gpu: int = 0
     tensor_split: tuple[float, ...] | None = None
     split_mode: str = "layer"
     offload_kqv: bool = True
     flash_attn: bool | None = None
-    type_k: str = "f16"
-    type_v: str = "f16"
+    type_k: str | None = None
+    type_v: str | None = None
     n_threads: int = 0
     n_threads_batch: int = 0
     n_batch: int = 512
@@ -87,7 +90,13 @@ class ModelSettings:
     n_rs_seq: int = 16
 
     def __post_init__(self) -> None:
-        _check_integer("n_gpu_layers", self.n_gpu_layers, -1, 1_000_000)
+        if self.n_gpu_layers is not None:
+            _check_integer("n_gpu_layers", self.n_gpu_layers, -1, 1_000_000)
+        if self.devices is not None:
+            if isinstance(self.devices, str) or not isinstance(self.devices, Sequence):
+                raise InputError(f"devices: expected names of devices, got {self.devices!r}")
+            for device in self.devices:
+                _check_text("devices", device)
         _check_integer("main_gpu", self.main_gpu, 0, 1024)
         if self.tensor_split is not None:
             if isinstance(self.tensor_split, str) or not isinstance(self.tensor_split, Sequence):
@@ -104,18 +113,23 @@ class ModelSettings:
         _check_integer("n_ubatch", self.n_ubatch, 1, 1 << 20)
         _check_integer("n_rs_seq", self.n_rs_seq, 0, 64)
         _check_choice("split_mode", self.split_mode, ("none", "layer", "row"))
-        _check_choice("type_k", self.type_k, KV_TYPES)
-        _check_choice("type_v", self.type_v, KV_TYPES)
+        for name in ("type_k", "type_v"):
+            if getattr(self, name) is not None:
+                _check_choice(name, getattr(self, name), KV_TYPES)
 
 
 @dataclass(frozen=True)
 class Delta:
-    """One (tuned, reference) pair of model references with the strength it has by default."""
+    """One (tuned, reference) pair of model references with the strength it has by default.
+
+    With an ``adapter`` the tuned model is the reference with this LoRA, and ``tuned`` names the reference's file.
+    """
 
     name: str
     tuned: str
     reference: str
     alpha: float = 1.0
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +137,8 @@ class Family:
     """The models that share one vocabulary: a base and its deltas, each named by a path or a hub reference.
 
     ``real`` is the large model fine-tuned for real, for comparison only; ``template`` replaces the tuned model's
-    chat template; ``stop`` adds stop strings.
+    chat template; ``stop`` adds stop strings. ``adapter`` is a LoRA on the base. ``settings`` are fields of
+    ``ModelSettings`` by member or role; ``rpc`` are other machines' workers, "host:port" each.
     """
 
     name: str
@@ -132,6 +147,9 @@ class Family:
     real: str | None = None
     template: str | None = None
     stop: tuple[str, ...] = ()
+    adapter: str | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rpc: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
