@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,24 +66,25 @@ class Header:
     split: tuple[int, int] | None
 
 
-def check(path: str | os.PathLike[str], require_weights: bool = True) -> Header:
+def check(path: str | os.PathLike[str], require_weights: bool = True, sizes: Sequence[int] | None = None) -> Header:
     """Check a GGUF model within bounds of time and memory; all files of one that is split.
 
     Args:
         require_weights: False also takes files that hold a vocabulary only.
+        sizes: bytes of each whole file, when those at ``path`` are only their beginnings, as fetched from the hub.
 
     Raises:
         ModelFileError: one line: the file's name, what was expected, what came.
     """
     first = Path(path)
-    with _named(first):
-        raw = _read(first)
+    with named(first):
+        raw = _read(first, sizes[0] if sizes else None)
         split = _split(raw.metadata)
         if split is not None and split[0] != 0:
             raise bad(f"expected the first file of the model, got part {split[0] + 1} of {split[1]}", "Give the first")
-    raws = [raw] if split is None else [raw, *_read_parts(first, split[1])]
+    raws = [raw] if split is None else [raw, *_read_parts(first, split[1], sizes)]
     tensors = tuple(replace(one, part=i) if i else one for i, raw in enumerate(raws) for one in raw.tensors)
-    with _named(first):
+    with named(first):
         if require_weights and not tensors:
             raise bad("expected a model with weights, got a file without any", "It holds a vocabulary only, perhaps")
         if split is not None:
@@ -94,18 +95,18 @@ def check(path: str | os.PathLike[str], require_weights: bool = True) -> Header:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Put the file's name in front of errors."""
+def named(path: Path) -> Iterator[None]:
+    """Put the file's name in front of a ModelFileError."""
     try:
         yield
     except ModelFileError as error:
         raise ModelFileError(f"{shown(path.name or str(path))}: {error.message}", error.hint) from None
 
 
-def _read(path: Path) -> RawHeader:
-    """One file's header."""
+def _read(path: Path, whole: int | None = None) -> RawHeader:
+    """The header of one file, or of the beginning of a file of ``whole`` bytes."""
     with open_regular(path) as (handle, n_bytes):
-        return read_header(handle, n_bytes)
+        return read_header(handle, n_bytes if whole is None else whole)
 
 
 def _split(metadata: Mapping[str, Value]) -> tuple[int, int] | None:
@@ -118,16 +119,16 @@ def _split(metadata: Mapping[str, Value]) -> tuple[int, int] | None:
     return index, count
 
 
-def _read_parts(first: Path, count: int) -> Iterator[RawHeader]:
+def _read_parts(first: Path, count: int, sizes: Sequence[int] | None) -> Iterator[RawHeader]:
     """Headers of the second and further files, which llama.cpp will open by itself."""
     found = re.fullmatch(r"(.*)-00001-of-(\d{5})\.gguf", first.name, re.DOTALL)
     if not found or int(found[2]) != count:
-        with _named(first):
+        with named(first):
             raise bad(f"expected a name that ends in -00001-of-{count:05d}.gguf", "Keep the names of split files")
     for i in range(1, count):
         path = first.with_name(f"{found[1]}-{i + 1:05d}-of-{count:05d}.gguf")
-        with _named(path):
-            raw = _read(path)
+        with named(path):
+            raw = _read(path, sizes[i] if sizes else None)
             if _split(raw.metadata) != (i, count):
                 raise bad(f"expected part {i + 1} of {count}, got another", "The files are of different models")
         yield raw
@@ -226,7 +227,7 @@ def read_array(header: Header, key: str) -> npt.NDArray[np.generic] | list[str] 
     info = header.metadata.get(key)
     if not isinstance(info, ArrayInfo):
         raise InputError(f"{shown(key)}: expected the key of a long array in {shown(header.path.name)}, got none")
-    with _named(header.path):
+    with named(header.path):
         if info.type == "string":
             return [text.decode("utf-8", "surrogateescape") for text in _texts(header.path, info)]
         code = next((kind.code for kind in VALUE_TYPES.values() if kind.name == info.type), "B")
@@ -245,7 +246,7 @@ def token_texts(header: Header) -> list[str]:
     Raises:
         ModelFileError: the file has changed since it was checked.
     """
-    with _named(header.path):
+    with named(header.path):
         return [text.decode("utf-8", "surrogateescape") for text in _texts(header.path, header.metadata[TOKENS])]
 
 

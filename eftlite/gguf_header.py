@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from array import array
 from dataclasses import dataclass, field
-from io import FileIO
+from io import RawIOBase
 
 from eftlite.errors import ModelFileError
 from eftlite.gguf_reader import AGAIN, DAMAGED, Reader
@@ -43,7 +43,9 @@ from eftlite.gguf_types import (
 
 TOKENS = "tokenizer.ggml.tokens"
 # llama.cpp reads these without asking for their type, and aborts or refuses when it is another.
-_REQUIRED_TYPES = {"general.alignment": 4, "split.no": 2, "split.count": 2, "split.tensors.count": 5}
+_REQUIRED_TYPES = {
+    "general.alignment": 4, "split.no": 2, "split.count": 2, "split.tensors.count": 5, "adapter.lora.alpha": 6,
+}  # fmt: skip  # numbers of VALUE_TYPES
 _FOREIGN = (
     (b"version https://git-lfs", "a git-lfs pointer", "Run: git lfs pull"),
     (b"PK\x03\x04", "a zip archive, perhaps PyTorch weights", "Convert the model to GGUF, or fetch a GGUF file of it"),
@@ -71,7 +73,7 @@ class RawHeader:
     token_hashes: array[int] = field(default_factory=lambda: array("q"))
 
 
-def read_header(handle: FileIO, n_bytes: int) -> RawHeader:
+def read_header(handle: RawIOBase, n_bytes: int) -> RawHeader:
     """Everything before the weights, with every count, size, type, shape and offset checked.
 
     Raises:

@@ -11,7 +11,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import FileIO
+from io import FileIO, RawIOBase
 from pathlib import Path
 
 from eftlite.errors import ModelFileError
@@ -77,14 +77,14 @@ def _problem(path: Path, error: OSError) -> str:
 
 
 class Reader:
-    """Little-endian values out of an open file, through a window of at most 1 MiB.
+    """Little-endian values out of an open file or a part of one, through a window of at most 1 MiB.
 
     Attributes:
         n_bytes: size of the file.
         position: where the next value is read, in bytes from the beginning of the file.
     """
 
-    def __init__(self, handle: FileIO, n_bytes: int, position: int = 0) -> None:
+    def __init__(self, handle: RawIOBase, n_bytes: int, position: int = 0) -> None:
         self.n_bytes = n_bytes
         self.position = position
         self._handle = handle
