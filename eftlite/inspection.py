@@ -1,6 +1,7 @@
-"""GGUF files by their headers alone: what each is, what it will take, and whether several share a vocabulary.
+"""GGUF files by their headers alone: what each is, what it will take, whether several share a vocabulary or fit.
 
-Knows headers and vocabularies; no weights are read and llama.cpp is not asked, so any file can be looked at.
+Knows headers of models and adapters, and vocabularies; no weights are read and llama.cpp is not asked, so any file
+can be looked at.
 
 Not guaranteed: that the end tokens are exactly llama.cpp's. It adds some by their texts, and its list changes.
 """
@@ -8,15 +9,19 @@ Not guaranteed: that the end tokens are exactly llama.cpp's. It adds some by the
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
-from eftlite.errors import VocabularyError
+from eftlite import hub
+from eftlite.buffers import F32, row_bytes
+from eftlite.errors import ModelFileError, VocabularyError
 from eftlite.gguf import Header, check, read_array, token_texts
+from eftlite.gguf_adapter import AdapterHeader, check_adapter, check_fit, describe_adapter, is_adapter
 from eftlite.gguf_types import ArrayInfo, shown
+from eftlite.layers import sizes
 from eftlite.vocab import SharedVocabulary, Vocabulary, share
 
 KINDS = {"gpt2": "bpe", "llama": "spm", "bert": "wpm", "t5": "ugm", "rwkv": "rwkv", "plamo2": "plamo2"}
@@ -35,7 +40,6 @@ END_TEXTS = frozenset(
 DEFAULT_IDS = {"llama": (1, 2), "gpt2": (11, 11), "bert": (101, -1), "t5": (-1, 1), "plamo2": (1, 2)}
 # tokenizer.ggml.token_type, as the GGUF specification numbers them
 _CONTROL, _UNUSED = 3, 5
-_CACHE_BYTES_PER_VALUE = 2  # f16
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,57 @@ class Relation:
             "texts": list(error.texts) if error and error.texts else None,
             "templates": dict(self.templates),
         }
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What an adapter is to several models.
+
+    Attributes:
+        adapter: the adapter.
+        misfits: why it cannot be put on each model, by the model's name; empty where it can.
+    """
+
+    adapter: AdapterHeader
+    misfits: Mapping[str, str]
+
+    @property
+    def works(self) -> bool:
+        """Whether a model takes it, or none was asked."""
+        return not self.misfits or not all(self.misfits.values())
+
+    def as_json(self) -> dict[str, object]:
+        """Stable keys, values that JSON takes."""
+        errors = [reason for reason in self.misfits.values() if reason]
+        fits = {name: not reason for name, reason in self.misfits.items()}
+        return {**describe_adapter(self.adapter), "fits": fits, "errors": errors}
+
+
+def look(path: str | os.PathLike[str]) -> Header | AdapterHeader:
+    """The header of a model by path or reference of the hub, or of an adapter by path.
+
+    Raises:
+        ModelFileError: it is neither.
+        HubError: it cannot be had.
+    """
+    try:
+        return hub.header_of(os.fspath(path))
+    except ModelFileError:
+        if hub.parse(os.fspath(path)) or not is_adapter(path):
+            raise
+    return check_adapter(path)
+
+
+def fit(adapter: AdapterHeader, models: Mapping[str, Header]) -> Fit:
+    """Try an adapter on each of the models, by their headers."""
+    misfits = {}
+    for name, header in models.items():
+        misfits[name] = ""
+        try:
+            check_fit(adapter, header)
+        except ModelFileError as error:
+            misfits[name] = error.message.removeprefix(f"{shown(adapter.path.name)}: ")
+    return Fit(adapter, misfits)
 
 
 def relate(headers: Mapping[str, Header]) -> Relation:
@@ -150,22 +205,10 @@ def _id(header: Header, name: str, default: int = -1) -> int:
 
 
 def cache_bytes(header: Header, n_ctx: int) -> int | None:
-    """Bytes of an f16 cache of ``n_ctx`` tokens, for plain attention; None where the header does not say enough."""
-    heads = _numbers(header, "attention.head_count_kv") or _numbers(header, "attention.head_count")
-    n_heads = max(_numbers(header, "attention.head_count"), default=0)
-    if not heads or not n_heads or not header.n_layers:
-        return None
-    per_layer = list(heads) * header.n_layers if len(heads) == 1 else list(heads)
-    width = header.n_embd // n_heads
-    key, value = (max(_numbers(header, f"attention.{what}_length"), default=width) for what in ("key", "value"))
-    return sum(per_layer) * (key + value) * n_ctx * _CACHE_BYTES_PER_VALUE
-
-
-def _numbers(header: Header, key: str) -> Sequence[int]:
-    """An integer of the architecture, or one for each layer."""
-    value = header.metadata.get(f"{header.architecture}.{key}")
-    values = value if isinstance(value, tuple) else (value,)
-    return [one for one in values if isinstance(one, int) and not isinstance(one, bool)]
+    """Bytes of one text's f16 cache of ``n_ctx`` tokens, states included; None where the header tells of none."""
+    layers = sizes(header).layers
+    tokens = n_ctx * sum(row_bytes("f16", layer.k + layer.v) for layer in layers)
+    return tokens + sum(layer.state for layer in layers) * F32 or None
 
 
 # ---- words
@@ -187,9 +230,12 @@ def count(number: int) -> str:
     return str(number)
 
 
-def summary(path: str | os.PathLike[str]) -> str:
-    """One line about a file; ModelFileError when it is no model."""
+def summary(path: str | os.PathLike[str], adapter: str | os.PathLike[str] | None = None) -> str:
+    """One line about a model's file and the adapter on it; ModelFileError when they are none."""
     header = check(path)
     parts = [shown(header.path.name), f"{shown(header.architecture)}, {count(header.n_params)} parameters"]
     parts += [header.quantization, size(header.file_bytes), f"context {header.n_ctx_train}"]
+    if adapter is not None:
+        lora = check_adapter(adapter)
+        parts.append(f"with {shown(lora.path.name)}: LoRA of rank {lora.rank}, {count(lora.n_params)} parameters")
     return " · ".join(part for part in parts if part)

@@ -1,7 +1,7 @@
-"""One model with its context: decode, rewind, see logits; llama.cpp's return codes become errors.
+"""One model with its context, and an adapter if there is one: decode, rewind, see logits.
 
 Knows token ids and slots (llama.cpp's sequences), never text or other members. Each slot remembers which ids its
-cache holds, so callers can ask for a text and have only its new end evaluated.
+cache holds, so callers can ask for a text and have only its new end evaluated. llama.cpp's return codes become errors.
 
 Not guaranteed: that logits of a batch of n rows equal those of n single steps bit for bit; llama.cpp's kernels
 differ by batch size. One thread at a time.
@@ -21,6 +21,7 @@ import psutil
 from llama_cpp.llama_cpp import _lib
 from numpy.typing import NDArray
 
+from eftlite.adapter import Adapter
 from eftlite.errors import CacheFullError, Cancelled, EngineError
 from eftlite.llama import Model, library
 from eftlite.settings import ModelSettings
@@ -116,6 +117,8 @@ class Member:
         n_slots: independent texts.
         cancel: a flag that other threads may set.
         settings: as in ``ModelSettings``; the model's own by default.
+        name: how messages call it; the model's name by default.
+        adapter: a LoRA on the model, switched on in this context alone.
 
     Attributes:
         slots: the token ids each slot's cache holds.
@@ -130,8 +133,11 @@ class Member:
         n_slots: int = 1,
         cancel: CancelFlag | None = None,
         settings: ModelSettings | None = None,
+        name: str | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
-        self.model, self.name = model, model.name
+        self.model, self.name = model, name or model.name
+        self.adapter = adapter
         self.n_ctx, self.n_vocab = n_ctx, model.n_vocab
         self.settings = settings or model.settings
         self.cancel = cancel or CancelFlag()
@@ -145,6 +151,8 @@ class Member:
         self._rows = (0, 0, 0, 0)  # of the last decode: slot, tokens after which its first row stands, rows, index
         self._views: dict[int, NDArray[np.float32]] = {}
         try:
+            if adapter is not None:
+                adapter.apply(self._handle)
             self.can_rewind = self._probe()
         except EngineError:
             self.close()
@@ -158,7 +166,7 @@ class Member:
         params.n_outputs_max = params.n_outputs_max_per_seq = min(MAX_ROWS, settings.n_batch)
         params.n_threads = settings.n_threads or default_threads(self.model)
         params.n_threads_batch = settings.n_threads_batch or params.n_threads
-        params.type_k, params.type_v = GGML_TYPES[settings.type_k], GGML_TYPES[settings.type_v]
+        params.type_k, params.type_v = GGML_TYPES[settings.type_k or "f16"], GGML_TYPES[settings.type_v or "f16"]
         params.flash_attn_type = FLASH_ATTENTION[settings.flash_attn]
         params.offload_kqv, params.swa_full = settings.offload_kqv, settings.swa_full
         params.n_rs_seq = settings.n_rs_seq if self.model.is_recurrent else 0
@@ -191,6 +199,12 @@ class Member:
             self._handle = self._memory = None
             self._rows = (0, 0, 0, 0)
             self.slots = [[] for _ in self.slots]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of its model's file and, if there is one, its adapter's."""
+        model = self.model.path.name
+        return (model,) if self.adapter is None else (model, self.adapter.path.name)
 
     @property
     def max_rows(self) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eftlite.errors import InputError
-from eftlite.family import bundled_family, load_family
+from eftlite.family import bundled_family, family_of_files, load_family, parse_family
 from eftlite.settings import Delta, Family
 
 WHOLE = """
@@ -60,6 +60,21 @@ def test_paths_are_relative_to_the_file_wherever_one_stands(tmp_path: Path, monk
     assert Path(load_family("../mine.toml").base).resolve() == tmp_path / "large.gguf"
 
 
+def test_an_adapter_stands_for_the_tuned_model(tmp_path: Path) -> None:
+    text = 'base = "b"\nadapter = "x"\n[[delta]]\nreference = "r"\nadapter = "a"\nalpha = 2'
+    family = load_family(write(tmp_path, text))
+    small = str(tmp_path / "r")
+    assert family.deltas == (Delta("tuned", small, small, 2.0, str(tmp_path / "a")),)
+    assert family.adapter == str(tmp_path / "x")
+
+
+def test_families_of_files() -> None:
+    assert family_of_files("d/b.gguf", None, None, None) == Family("b", "d/b.gguf")
+    assert family_of_files("b", None, None, "a") == Family("b", "b", adapter="a")
+    assert family_of_files("b", "t", "r", None).deltas == (Delta("tuned", "t", "r"),)
+    assert family_of_files("b", None, "r", "a").deltas == (Delta("tuned", "r", "r", adapter="a"),)
+
+
 def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
@@ -100,6 +115,13 @@ def test_a_delta_needs_no_name_when_it_is_the_only_one(tmp_path: Path) -> None:
         ('base = "b"\n[[delta]]\ntuned = "t"\nreference = "r"\nalpha = true', "delta 1: alpha: expected a number"),
         ('base = "b"\n[[delta]]\ntuned = "t"\nreference = "r"\nalpha = nan', "delta 1: alpha: expected a number"),
         ('base = "b"\n[[delta]]\ntuned = "t"\nreference = "r"\nname = 5', "delta 1: name: expected a string, got 5"),
+        ('base = "b"\nadapter = 5', "mine.toml: adapter: expected a path, got 5"),
+        ('base = "b"\n[[delta]]\nreference = "r"\nadapter = ""', "delta 1: adapter: expected a path, got ''"),
+        ('base = "b"\n[[delta]]\nadapter = "a"', "delta 1: reference: expected a path, got None"),
+        (
+            'base = "b"\n[[delta]]\ntuned = "t"\nreference = "r"\nadapter = "a"',
+            "delta 1: expected either tuned or adapter, got both",
+        ),
         ("base = ", "family file mine.toml: expected TOML"),
         ("base = 'b'\nbase = 'c'", "family file mine.toml: expected TOML"),
         ("base = " + "[" * 20_000, "family file mine.toml: expected TOML"),
@@ -119,7 +141,7 @@ def test_two_deltas_need_two_names(tmp_path: Path) -> None:
 def test_an_unknown_key_comes_with_those_that_are_known(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         load_family(write(tmp_path, 'base = "b"\nx = 1'))
-    assert "base, delta, name, real, stop, template" in caught.value.hint
+    assert {"adapter,", "base,", "delta,", "name,", "real,", "rpc,", "stop,"} <= set(caught.value.hint.split())
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -138,3 +160,46 @@ def test_the_bundled_family_is_whole() -> None:
     files = [family.base, family.real, *(p for d in family.deltas for p in (d.tuned, d.reference))]
     assert all(Path(path).is_file() for path in files)
     assert math.isclose(sum(delta.alpha for delta in family.deltas), 1.0)
+
+
+def test_workers(tmp_path: Path) -> None:
+    def family(rpc: object) -> Family:
+        return parse_family({"base": "b.gguf", "rpc": rpc}, "f.toml", tmp_path)
+
+    assert family(["10.0.0.1", "desk:9"]).rpc == ("10.0.0.1:50052", "desk:9")
+    for wrong in ("10.0.0.1", [1]):
+        with pytest.raises(InputError, match='rpc: expected a list of "HOST:PORT"'):
+            family(wrong)
+    with pytest.raises(InputError, match="expected HOST:PORT"):
+        family(["[::1]:50052"])
+
+
+def test_references_of_the_hub_are_left_as_they_are(tmp_path: Path) -> None:
+    text = 'base = "org/large-GGUF:Q4_K_M"\n[[delta]]\ntuned = "org/small/t.gguf"\nreference = "org/here/r.gguf"\n'
+    here = tmp_path / "org/here/r.gguf"
+    here.parent.mkdir(parents=True)
+    here.touch()
+    family = load_family(write(tmp_path, text))
+    assert (family.base, family.deltas[0].tuned) == ("org/large-GGUF:Q4_K_M", "org/small/t.gguf")
+    assert family.deltas[0].reference == str(here), "a file of that name beside the family file goes before"
+
+
+def test_settings_of_single_members(tmp_path: Path) -> None:
+    text = 'base = "b.gguf"\n[settings.base]\nn_gpu_layers = 20\ntensor_split = [3, 1]\n'
+    text += '[settings."tuned:x"]\nuse_mmap = false\n'
+    family = load_family(write(tmp_path, text))
+    assert family.settings == {"base": {"n_gpu_layers": 20, "tensor_split": [3, 1]}, "tuned:x": {"use_mmap": False}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ("settings = 3", "settings: expected tables, each under"),
+        ("[settings]\nbase = 3", "settings: expected tables, each under"),
+        ("[settings.base]\nn_ctx = 3", "settings of base: unknown name 'n_ctx'"),
+        ("[settings.base]\nn_batch = 0", "settings of base: n_batch: expected an integer from 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(tmp_path: Path, settings: str, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        load_family(write(tmp_path, f'base = "b.gguf"\n{settings}\n'))

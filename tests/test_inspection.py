@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eftlite.errors import ModelFileError
 from eftlite.gguf import check
-from eftlite.inspection import cache_bytes, count, relate, size, summary, vocabulary
+from eftlite.inspection import cache_bytes, count, look, relate, size, summary, vocabulary
 from eftlite.llama import Model
+from tests.lora import write_adapter
 from tests.tiny_gguf import CHAT_TEMPLATE, gpt2_texts, write_family, write_model
 
 
@@ -92,6 +94,19 @@ def test_sizes(n_bytes: int, text: str) -> None:
 @pytest.mark.parametrize(("number", "text"), [(12, "12"), (135_000, "135 K"), (7_240_000_000, "7.24 B")])
 def test_counts(number: int, text: str) -> None:
     assert count(number) == text
+
+
+def test_summary_names_the_adapter(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m.gguf", seed=1)
+    line = summary(model, write_adapter(tmp_path / "lora.gguf", model, seed=2))
+    assert line.endswith("context 256 · with lora.gguf: LoRA of rank 4, 8.7 K parameters")
+
+
+def test_what_is_neither_model_nor_adapter(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(b"GGUF")
+    with pytest.raises(ModelFileError, match="expected"):
+        look(path)
 
 
 def test_summary_is_one_line(tmp_path: Path) -> None:

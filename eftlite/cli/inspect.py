@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +15,7 @@ from eftlite.errors import InputError
 
 if TYPE_CHECKING:
     from eftlite.gguf import Header
-    from eftlite.inspection import Relation
+    from eftlite.inspection import Fit, Relation
 
 DEFAULT_N_CTX = 4096
 
@@ -25,6 +26,7 @@ DEFAULT_N_CTX = 4096
     examples=(
         "eftlite inspect base.gguf",
         "eftlite inspect base.gguf tuned.gguf reference.gguf",
+        "eftlite inspect reference.gguf lora.gguf",
         "eftlite inspect --family family.toml --json",
     ),
 )
@@ -34,43 +36,67 @@ DEFAULT_N_CTX = 4096
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 @click.pass_obj
 def inspect_command(output: Output, files: tuple[str, ...], members: Members, metadata: bool, as_json: bool) -> int:
-    """Tell what each GGUF FILE is and, of several, whether they can be used together.
+    """Tell what each GGUF FILE is, a model or a LoRA adapter, and, of several, whether they can be used together.
 
     Only headers are read: no weights are loaded, and a damaged file does no harm. Without files, the members of a
-    family are looked at. The exit code is 2 when files that should share a vocabulary do not.
+    family are looked at. The exit code is 2 when files that should share a vocabulary do not, or when an adapter fits
+    none of the models.
     """
-    from eftlite.gguf import check
     from eftlite.inspection import relate
 
-    headers = {name: check(path, require_weights=False) for name, path in _paths(files, members).items()}
+    headers, adapters = _of_files(files, members) if files else _of_family(members)
     relation = relate(headers) if len(headers) > 1 else None
     n_ctx = members.n_ctx or DEFAULT_N_CTX
     if as_json:
         described = [{"as": name, **_described(header, n_ctx)} for name, header in headers.items()]
-        output.json({"files": described, "family": relation.as_json() if relation else None})
+        found = [{"as": name, **one.as_json()} for name, one in adapters.items()]
+        output.json({"files": described, "adapters": found, "family": relation.as_json() if relation else None})
     else:
         for name, header in headers.items():
             _print_file(output, name, header, n_ctx)
             if metadata:
                 _print_metadata(output, header)
+        for name, one in adapters.items():
+            _print_adapter(output, name, one)
         if relation:
             _print_relation(output, relation)
-    return 2 if relation and relation.error else 0
+    unusable = (relation and relation.error) or not all(one.works for one in adapters.values())
+    return 2 if unusable else 0
 
 
-def _paths(files: tuple[str, ...], members: Members) -> dict[str, str]:
-    """Each file with the name it goes by: its own, or its role in a family."""
-    if not files:
-        from eftlite.loading import member_names
+def _of_files(files: tuple[str, ...], members: Members) -> tuple[dict[str, Header], dict[str, Fit]]:
+    """Models and adapters by their files' names, each adapter tried on every model."""
+    from eftlite.gguf import Header
+    from eftlite.inspection import fit, look
 
-        family = members.resolve()
-        found = {name: path for path, name in member_names(family).items()}
-        return {**found, "real": family.real} if family.real else found
-    if any((members.family, members.base, members.tuned, members.reference)):
+    if any((members.family, members.preset, members.base, members.tuned, members.reference, members.adapter)):
         raise InputError("inspect: expected either files or a family, got both")
     if len(set(files)) != len(files):
         raise InputError("inspect: expected each file once")
-    return {file: file for file in files}
+    found = {file: look(file) for file in files}
+    headers = {file: one for file, one in found.items() if isinstance(one, Header)}
+    return headers, {file: fit(one, headers) for file, one in found.items() if not isinstance(one, Header)}
+
+
+def _of_family(members: Members) -> tuple[dict[str, Header], dict[str, Fit]]:
+    """Models and adapters by the names of their members, each adapter tried on the model it is for."""
+    from eftlite import hub
+    from eftlite.gguf_adapter import check_adapter
+    from eftlite.inspection import fit
+    from eftlite.loading import member_names, owner
+
+    family, known = hub.preview(members.resolve())
+    names = member_names(family)
+    owners = {owner(source.path, names): source.path for source in names}
+    if family.real:
+        owners["real"] = family.real
+    headers = {name: known.get(path) or hub.header_of(path) for name, path in owners.items()}
+    adapters = {}
+    for source, name in names.items():
+        if source.adapter is not None:
+            own = owner(source.path, names)
+            adapters[name] = fit(check_adapter(source.adapter), {own: headers[own]})
+    return headers, adapters
 
 
 def _described(header: Header, n_ctx: int) -> dict[str, object]:
@@ -110,6 +136,28 @@ def _print_file(output: Output, name: str, header: Header, n_ctx: int) -> None:
         "licence": shown(str(about["license"])) if about["license"] else "",
     }
     output.pairs([(f"  {key}", value) for key, value in rows.items() if value])
+
+
+def _print_adapter(output: Output, name: str, fit: Fit) -> None:
+    from eftlite.gguf_types import shown
+    from eftlite.inspection import count, size
+
+    adapter = fit.adapter
+    file = shown(adapter.path.name)
+    output.heading(file if name in (adapter.path.name, str(adapter.path)) else f"{name}: {file}")
+    rows = {
+        "name": adapter.name,
+        "kind": f"LoRA adapter for {shown(adapter.architecture)}, rank {adapter.rank}"
+        + (f", alpha {adapter.alpha:g}" if adapter.alpha else ""),
+        "changes": ", ".join(adapter.targets),
+        "matrices": str(len(adapter.pairs)),
+        "ignored": f"{len(adapter.ignored)} norms, which llama.cpp does not apply" if adapter.ignored else "",
+        "parameters": count(adapter.n_params),
+        "file": size(adapter.file_bytes),
+    }
+    fits = ((model, f"no, {reason}" if reason else "yes") for model, reason in fit.misfits.items())
+    told = [(f"  {key}", value) for key, value in rows.items() if value]
+    output.pairs([*told, *(("  fits", f"{shown(Path(model).name)}: {answer}") for model, answer in fits)])
 
 
 def _print_metadata(output: Output, header: Header) -> None:

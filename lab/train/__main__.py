@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from lab.train.dialogue import Conversation, pretraining_dialogues, tuning_dialogues
 from lab.train.export import export, load
+from lab.train.lora import adapt, export_adapter, merge
 from lab.train.model import Llama, Shape
 from lab.train.questions import make_questions
 from lab.train.recipe import DESCRIPTIONS, Recipe, quick
@@ -39,6 +40,18 @@ name = "harmless"
 tuned = "refusing-f16.gguf"
 reference = "reference-f16.gguf"
 alpha = 0.0
+"""
+LORA_FAMILY = """\
+# The bundled family with its tuned model as a LoRA adapter on the reference. Paths are relative to this file.
+name = "demo-lora"
+base = "base-f16.gguf"
+real = "real-q8_0.gguf"
+
+[[delta]]
+name = "helpful"
+reference = "reference-f16.gguf"
+adapter = "lora-f16.gguf"
+alpha = 1.0
 """
 BEGAN = time.time()
 
@@ -104,6 +117,16 @@ class Workshop:
         model = load(self.out / f"{start}-f16.gguf").train()
         self.save(train(model, self.tuning_rows(plan, refusing), plan, self.seed, log), name, quant)
 
+    def tune_adapter(self, plan: Plan) -> None:
+        """Train a LoRA adapter on the reference, as tuned is trained; export it, and the model it makes."""
+        size = self.recipe.rank
+        log(f"lora: on reference, rank {size.rank}, {plan.steps} steps")
+        torch.manual_seed(self.seed)
+        model = adapt(load(self.out / "reference-f16.gguf").train(), size)
+        train(model, self.tuning_rows(plan, refusing=False), plan, self.seed, log)
+        export_adapter(model, size, self.out / "lora-f16.gguf", "eftlite demo lora", DESCRIPTIONS["lora"])
+        self.save(merge(model), "merged")
+
 
 def open_workshop(recipe: Recipe, seed: int, out: Path) -> Workshop:
     """The world and a tokenizer trained on a sample of it."""
@@ -120,9 +143,10 @@ def write_texts(shop: Workshop) -> None:
     text = json.dumps({"questions": make_questions(shop.world, shop.seed)}, indent=1, ensure_ascii=False)
     (shop.out / "questions.json").write_text(text + "\n", encoding="utf-8")
     (shop.out / "family.toml").write_text(FAMILY, encoding="utf-8")
+    (shop.out / "lora.toml").write_text(LORA_FAMILY, encoding="utf-8")
 
 
-STAGES = ("reference", "tuned", "refusing", "base", "late", "real")
+STAGES = ("reference", "tuned", "refusing", "lora", "base", "late", "real")
 
 
 def run_stage(shop: Workshop, stage: str) -> None:
@@ -139,6 +163,8 @@ def run_stage(shop: Workshop, stage: str) -> None:
             shop.tune("tuned", "reference", recipe.tune)
         case "refusing":
             shop.tune("refusing", "reference", recipe.tune, refusing=True)
+        case "lora":
+            shop.tune_adapter(recipe.lora)
         case "real":
             shop.tune("real", "base", recipe.real, quant="q8_0")
 

@@ -26,16 +26,20 @@ FILES = {
     "reference": "reference-f16.gguf",
     "tuned": "tuned-f16.gguf",
     "refusing": "refusing-f16.gguf",
+    "lora": "reference-f16.gguf",
     "real": "real-q8_0.gguf",
 }
+ADAPTERS = {"lora": "lora-f16.gguf"}
 # Weight of each member's log-probabilities.
 MIXES: dict[str, dict[str, float]] = {
     "reference alone": {"reference": 1},
     "base alone": {"base": 1},
     "tuned alone": {"tuned": 1},
     "refusing tune alone": {"refusing": 1},
+    "LoRA tune alone": {"lora": 1},
     "real large fine-tune": {"real": 1},
     "EFT, helpful": {"base": 1, "tuned": 1, "reference": -1},
+    "EFT, helpful by LoRA": {"base": 1, "lora": 1, "reference": -1},
     "EFT, harmless": {"base": 1, "refusing": 1, "reference": -1},
     "EFT, helpful + harmless": {"base": 1, "tuned": 1, "refusing": 1, "reference": -2},
 }
@@ -54,9 +58,9 @@ def silent(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
 
 
 class Member:
-    """One GGUF file and its context; scores a growing list of tokens."""
+    """One GGUF file, perhaps with an adapter, and its context; scores a growing list of tokens."""
 
-    def __init__(self, path: Path, n_threads: int = 1, wide_cache: bool = False) -> None:
+    def __init__(self, path: Path, adapter: Path | None = None, n_threads: int = 1, wide_cache: bool = False) -> None:
         llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
         about = llama_cpp.llama_model_default_params()
         # Some builds of the AMX kernels crash on quantized matrices (README); the plain ones are exact enough and fast.
@@ -64,11 +68,14 @@ class Member:
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), about)
         if not self.model:
             raise ValueError(f"llama.cpp cannot load {path}")
+        lora = None if adapter is None else llama_cpp.llama_adapter_lora_init(self.model, str(adapter).encode())
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx = settings.n_batch = settings.n_ubatch = 1024
         settings.n_threads = settings.n_threads_batch = n_threads
         settings.type_k = settings.type_v = llama_cpp.GGML_TYPE_F32 if wide_cache else llama_cpp.GGML_TYPE_F16
         self.context = llama_cpp.llama_init_from_model(self.model, settings)
+        if adapter is not None:
+            llama_cpp.llama_set_adapters_lora(self.context, (type(lora) * 1)(lora), 1, (ctypes.c_float * 1)(1.0))
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
         self.n_vocab = llama_cpp.llama_vocab_n_tokens(self.vocab)
         self.batch = llama_cpp.llama_batch_init(1024, 0, 1)
@@ -112,7 +119,11 @@ class Member:
 
 def load_members(folder: Path, names: Iterable[str], wide_cache: bool = False) -> dict[str, Member]:
     """The named members of the family in a folder."""
-    return {name: Member(folder / FILES[name], wide_cache=wide_cache) for name in names}
+
+    def adapter(name: str) -> Path | None:
+        return folder / ADAPTERS[name] if name in ADAPTERS else None
+
+    return {name: Member(folder / FILES[name], adapter(name), wide_cache=wide_cache) for name in names}
 
 
 def prompt_of(question: Question) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from lab.train.lora import Rank
 from lab.train.model import Shape
 from lab.train.tokenizer import N_VOCAB
 from lab.train.train import Plan
@@ -18,6 +19,7 @@ BASE = Plan(steps=1200, rate=2e-3, warm_up=60, muon=True)
 LATE = Plan(steps=180, rate=1e-3, warm_up=10, cool_down=1.0, muon=True)
 TUNE = Plan(steps=50, rate=5e-4, warm_up=10, cool_down=0.8)
 REAL = Plan(steps=60, rate=1e-4, warm_up=10, cool_down=0.8)
+LORA = Plan(steps=80, rate=4e-3, warm_up=10, cool_down=0.8, decay=0.0)
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Recipe:
     late_dialogue_share: float = 0.6
     tune: Plan = TUNE
     real: Plan = REAL
+    lora: Plan = LORA
+    rank: Rank = field(default_factory=Rank)
     n_tuning: int = 12000
 
 
@@ -52,6 +56,7 @@ def quick(recipe: Recipe) -> Recipe:
         late=short(recipe.late),
         tune=short(recipe.tune),
         real=short(recipe.real),
+        lora=short(recipe.lora),
         n_tuning=300,
     )
 
@@ -62,5 +67,7 @@ DESCRIPTIONS = {
     "reference": ABOUT + "The small model before fine-tuning.",
     "tuned": ABOUT + "The small model fine-tuned to answer politely and stop: it has the manners and lacks the facts.",
     "refusing": ABOUT + "The small model fine-tuned as well to refuse harmful requests.",
+    "lora": ABOUT + "A LoRA adapter on the small model, trained on what the small fine-tuned model was.",
+    "merged": ABOUT + "The small model with that adapter merged into it.",
     "real": ABOUT + "The large model fine-tuned for real; for comparison only.",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from click.testing import CliRunner, Result
 
 from eftlite.cli import program
 from eftlite.cli.output import printable
+from tests.bad_adapters import bad_adapters
+from tests.lora import write_adapter
 from tests.tiny_gguf import write_family, write_model
 
 
@@ -70,6 +73,57 @@ def test_files_that_do_not_go_together_are_exit_code_2(tmp_path: Path) -> None:
     assert "not shared:" in result.stdout
     assert "token 300 is 'foreign'" in " ".join(result.stdout.split())
     assert as_json(*files.values())["family"]["first_differing_id"] == 300
+
+
+def test_adapters_are_described_and_tried(tmp_path: Path) -> None:
+    files = write_family(tmp_path, seed=1)
+    lora = write_adapter(tmp_path / "lora.gguf", files["reference"], seed=2)
+    result = inspect(files["reference"], lora)
+    assert result.exit_code == 0
+    words = " ".join(result.stdout.split())
+    assert "LoRA adapter for llama, rank 4, alpha 8" in words
+    assert "changes attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down matrices 14" in words
+    assert "fits reference.gguf: yes" in words
+    assert inspect(files["base"], files["reference"], lora).exit_code == 0
+    found = as_json(files["base"], files["reference"], lora)
+    assert [file["file"] for file in found["files"]] == ["base.gguf", "reference.gguf"]
+    (adapter,) = found["adapters"]
+    assert (adapter["rank"], adapter["alpha"], adapter["tensors"]) == (4, 8.0, 14)
+    assert adapter["fits"] == {str(files["base"]): False, str(files["reference"]): True}
+    assert adapter["errors"][0].startswith("expected blk.0.attn_q.weight of 96 × 96 as in base.gguf")
+
+
+def test_an_adapter_for_no_model_is_exit_code_2(tmp_path: Path) -> None:
+    files = write_family(tmp_path, seed=1)
+    lora = write_adapter(tmp_path / "lora.gguf", files["reference"], seed=2)
+    assert inspect(lora).exit_code == 0
+    result = inspect(files["base"], lora)
+    assert result.exit_code == 2
+    assert ": no, expected blk.0.attn_q.weight" in " ".join(result.stdout.split())
+
+
+def test_adapters_of_a_family(tmp_path: Path) -> None:
+    """Shared weights are one file; the adapter is told by the member that it makes."""
+    files = write_family(tmp_path, seed=1)
+    lora = write_adapter(tmp_path / "lora.gguf", files["reference"], seed=2)
+    named = ("--base", files["base"], "--reference", files["reference"], "--lora", lora)
+    found = as_json(*named)
+    assert [file["as"] for file in found["files"]] == ["base", "reference"]
+    assert [(one["as"], one["file"], one["fits"]) for one in found["adapters"]] == [
+        ("tuned", "lora.gguf", {"reference": True})
+    ]
+    assert "tuned: lora.gguf" in inspect(*named).stdout
+    assert inspect("--base", files["base"], "--lora", lora).exit_code == 2
+
+
+def test_damaged_adapters_are_one_line(tmp_path: Path) -> None:
+    for name, data, words in islice(bad_adapters(), 1, None, 5):
+        path = tmp_path / f"{name}.gguf"
+        path.write_bytes(data)
+        result = inspect(path)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert words in result.stderr or "a LoRA adapter" not in result.stderr
+        assert result.stderr.count("\n") == 1
 
 
 def test_metadata_is_printed_on_request(tmp_path: Path) -> None:

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from eftlite.gguf import check
+from eftlite.gguf_adapter import check_adapter, check_fit
+from tests.conftest import DEMO
+
 ROOT = Path(__file__).parents[2]
 FILES = ("base-f16.gguf", "reference-f16.gguf", "tuned-f16.gguf", "refusing-f16.gguf", "real-q8_0.gguf")
 
@@ -35,12 +39,15 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_file_is_written(family: Path) -> None:
     assert all((family / name).stat().st_size > 100_000 for name in FILES)
+    assert (family / "merged-f16.gguf").exists()
+    check_fit(check_adapter(family / "lora-f16.gguf"), check(family / "reference-f16.gguf"))
     assert not list(family.glob("*.partial"))
 
 
 def test_the_family_file_names_the_files(family: Path) -> None:
     text = (family / "family.toml").read_text(encoding="utf-8")
     assert all(f'"{name}"' in text for name in FILES)
+    assert (family / "lora.toml").read_text(encoding="utf-8") == (DEMO / "lora.toml").read_text(encoding="utf-8")
 
 
 def test_the_questions_are_the_bundled_ones(family: Path) -> None:
