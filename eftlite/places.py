@@ -1,4 +1,4 @@
-"""Folders of the user's: what may be lost (cache) and what must not (state)."""
+"""Folders of the user's: what may be lost (cache), what must not (state), and what the user writes (config)."""
 
 from __future__ import annotations
 
@@ -20,3 +20,11 @@ def state_folder() -> Path:
 
     own = os.environ.get("EFTLITE_STATE_DIR")
     return Path(own) if own else user_state_path("eftlite", appauthor=False)
+
+
+def config_folder() -> Path:
+    """For what a person writes by hand: EFTLITE_CONFIG_DIR, or the user's config folder."""
+    from platformdirs import user_config_path
+
+    own = os.environ.get("EFTLITE_CONFIG_DIR")
+    return Path(own) if own else user_config_path("eftlite", appauthor=False)

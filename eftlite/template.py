@@ -34,7 +34,10 @@ import jinja2.parser
 import jinja2.sandbox
 import markupsafe
 
+from eftlite.chat_formats import BUILTIN
 from eftlite.errors import EFTError, InputError, TemplateError
+
+__all__ = ["BUILTIN", "TRANSCRIPT_STOP", "Template", "fold_system", "has_bos", "normalise", "transcript"]
 
 MAX_SOURCE_BYTES = 64 << 10
 MAX_OUTPUT_CHARS = 1 << 20  # or 8 times the messages, if that is more
@@ -42,39 +45,6 @@ TIME_LIMIT_S = 1.5
 MEMORY_LIMIT_BYTES = 512 << 20
 ROLES = ("system", "user", "assistant", "tool")
 TRANSCRIPT_STOP = ("\nUser:", "\nAssistant:")
-
-
-def _turns(turn: str, prompt: str) -> str:
-    """A template that writes every message ``m`` alike."""
-    return f"{{% for m in messages %}}{turn}{{% endfor %}}{{% if add_generation_prompt %}}{prompt}{{% endif %}}"
-
-
-# For model files that carry no template: as their publishers define them, for conversations without tools.
-BUILTIN: dict[str, str] = {
-    "chatml": _turns("<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n", "<|im_start|>assistant\n"),
-    "falcon": _turns("{{ m.role | capitalize }}: {{ m.content }}\n", "Assistant:"),
-    "gemma": "{{ bos_token }}"
-    + _turns(
-        "{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-        "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
-        "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-        "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end_of_turn>\n",
-        "<start_of_turn>model\n",
-    ),
-    "llama-2": "{% set ns = namespace(system='') %}"
-    + _turns(
-        "{% if m.role == 'system' %}{% set ns.system = '<<SYS>>\\n' + m.content + '\\n<</SYS>>\\n\\n' %}"
-        "{% elif m.role == 'user' %}{{ bos_token }}[INST] {{ ns.system }}{{ m.content | trim }} [/INST]"
-        "{% set ns.system = '' %}{% else %} {{ m.content | trim }} {{ eos_token }}{% endif %}",
-        "",
-    ),
-    "llama-3": "{{ bos_token }}"
-    + _turns(
-        "<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}<|eot_id|>",
-        "<|start_header_id|>assistant<|end_header_id|>\n\n",
-    ),
-    "zephyr": _turns("<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n", "<|assistant|>\n"),
-}
 
 
 # ---- messages
@@ -231,8 +201,8 @@ def _answer(request: dict[str, Any]) -> dict[str, str]:
 
 # ---- the child process
 
-# A stand-in for the package's __init__: the child loads this file and errors.py only. It starts faster without `site`
-# (-S), hence the folders of jinja2 and markupsafe as arguments.
+# A stand-in for the package's __init__: the child loads this file and the two it imports. It starts faster without
+# `site` (-S), hence the folders of jinja2 and markupsafe as arguments.
 _BOOT = (
     "import sys, types; package = types.ModuleType('eftlite'); package.__path__ = sys.argv[1:2]; "
     "sys.modules['eftlite'] = package; sys.path += sys.argv[2:]; from eftlite.template import _serve; _serve()"

@@ -85,6 +85,11 @@ EXPECTED = {
         "<|start_header_id|>user<|end_header_id|>\n\nWho are you?<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n"
     ),
+    "qwen3": (
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n"
+        "<|im_start|>assistant\nHi!<|im_end|>\n<|im_start|>user\nWho are you?<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    ),
     "zephyr": (
         "<|system|>\nBe kind.</s>\n<|user|>\nHello</s>\n"
         "<|assistant|>\nHi!</s>\n<|user|>\nWho are you?</s>\n<|assistant|>\n"
