@@ -7,6 +7,7 @@ neither torch nor a model.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -41,7 +42,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the draws; the world is the bundled family's")
     chosen = parser.parse_args()
     make = conversations if chosen.chat else articles
-    sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # the same bytes on every system
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # the same bytes on every system
     for line in make(make_world(1), chosen.chars, Random(f"sample {chosen.seed}")):
         print(line)
 
