@@ -50,7 +50,7 @@ clean:
 	@$(has_llama) || $(require_compiler)
 	@test -x "$(BIN)/python" || "$(PYTHON)" -m venv .venv
 	@$(has_llama) || $(say_compiling)
-	@$(avoid_amx); "$(BIN)/python" -m pip install $(PIP_OPTIONS) -e . || $(say_failed)
+	@$(avoid_amx); $(with_rpc); "$(BIN)/python" -m pip install $(PIP_OPTIONS) -e . || $(say_failed)
 	@echo "Compiling eftlite's kernels and timing the bundled models on this machine, once."
 	@"$(BIN)/eftlite" run --max-tokens 2 "Hello" >/dev/null
 	@touch $@
@@ -94,6 +94,11 @@ endef
 define avoid_amx
 case "$$(uname -sm) $$(c++ -dumpversion 2>/dev/null | cut -d. -f1)" in "Linux x86_64 11"|"Linux x86_64 12") \
   amx="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"; export CFLAGS="$$CFLAGS $$amx" CXXFLAGS="$$CXXFLAGS $$amx";; esac
+endef
+
+# For workers on other machines. The user's words come last and win; a wheel that pip kept from before is used as it is.
+define with_rpc
+export CMAKE_ARGS="-DGGML_RPC=on $$CMAKE_ARGS"
 endef
 
 define say_compiling

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from eftlite.events import Statistics, TokenEvent
 
 TWICE_S = 1.0
+PATIENCE_S = 2.0
 
 
 class Stoppable(Protocol):
@@ -31,12 +32,19 @@ class Stoppable(Protocol):
 
 
 class Presses:
-    """How often Ctrl+C was pressed during an answer, and when last; the second one within a second interrupts."""
+    """How often Ctrl+C was pressed during an answer, and when last; the second one within a second interrupts.
+
+    Args:
+        stop: ends the answer.
+
+    Attributes:
+        leaving: when it interrupted, by ``time.monotonic``; before that it is negative.
+    """
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
         self.count = 0
-        self.last = float("-inf")
+        self.last = self.leaving = float("-inf")
 
     def __call__(self, _signal: int, _frame: FrameType | None) -> None:
         """The signal's handler: stop the answer; KeyboardInterrupt when pressed twice within a second."""
@@ -44,8 +52,16 @@ class Presses:
         hurried = now - self.last < TWICE_S
         self.count, self.last = self.count + 1, now
         self._stop()
-        if hurried:
+        if hurried and self.leaving < 0:  # a third one must not leave while llama.cpp is still at work
+            self.leaving = now
             raise KeyboardInterrupt
+
+    def give_up(self) -> None:
+        """End the process if it was to be left and still waits: only other machines do not stop when they are told."""
+        if 0 <= self.leaving < time.monotonic() - PATIENCE_S:
+            from eftlite.remote import hang_up
+
+            hang_up()
 
 
 @contextmanager
@@ -97,6 +113,7 @@ def stream(engine: Stoppable, begin: Callable[[], Iterable[TokenEvent]]) -> Iter
             while worker.is_alive():
                 engine.stop()
                 worker.join(0.05)
+                presses.give_up()
 
 
 def _next(arrived: SimpleQueue[Any], waiting: StatusLine | None) -> Any:

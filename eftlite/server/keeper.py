@@ -29,6 +29,11 @@ def back_off_s(n_fruitless: int) -> float:
     return 0.0 if n_fruitless < 2 else min(2.0 ** min(n_fruitless - 3, 9), MAX_BACK_OFF_S)
 
 
+def away_s(error: EFTError | None) -> int:
+    """When to try again what failed because another machine is away, which may come back; 0 for other failures."""
+    return error.retry_after_s if isinstance(error, UnavailableError) else 0
+
+
 @dataclass
 class _Life:
     """What became of one process.
@@ -36,7 +41,7 @@ class _Life:
     Attributes:
         loaded: it was, once.
         fruitful: an answer was finished in it.
-        error: why it could not be loaded, if it said so.
+        error: why it could not be loaded, or not go on, if it said so.
         cause: of its end, in words.
     """
 
@@ -75,6 +80,7 @@ class Keeper(ABC):
         self._child: Child | None = None  # only while it is loaded
         self._patient = True
         self._patience: asyncio.TimerHandle | None = None
+        self._away = ""  # the last that was told of a machine
         self._settled = asyncio.Event()  # set while nothing is being loaded
         self._life: asyncio.Task[None] | None = None
 
@@ -159,13 +165,14 @@ class Keeper(ABC):
         try:
             while self.state != "closed":
                 life = await self._one_life()
-                n_failed = 0 if life.loaded else n_failed + 1
+                wait_s = away_s(life.error)
+                n_failed = 0 if life.loaded or wait_s else n_failed + 1
                 n_fruitless = 0 if life.fruitful else n_fruitless + 1
                 if n_failed == MAX_LOADS or isinstance(life.error, InputError):  # a file that is not there stays so
                     failure = str(life.error or f"engine: its process {life.cause} {n_failed} times while loading")
                     break
                 self.n_restarts += 1
-                await asyncio.sleep(back_off_s(n_fruitless))
+                await asyncio.sleep(wait_s or back_off_s(n_fruitless))
         except Exception:  # whatever it is, nobody must wait for ever
             log.exception("engine: internal error")
         self._settle("failed", failure)
@@ -191,10 +198,17 @@ class Keeper(ABC):
                 self._load("restarting")
             life.cause = await child.end()
             self.stderr = tuple(child.stderr)
-            if self.state != "closed":
-                log.warning("engine: its process %s", life.cause)
+            self._report(life)
             self._died(life.cause)
         return life
+
+    def _report(self, life: _Life) -> None:
+        """Tell the operator of an end and what it said of it, but once only of a machine that is away for long."""
+        why = str(life.error or "")
+        away = why if away_s(life.error) else ""
+        if self.state != "closed" and (not away or away != self._away):
+            log.warning("engine: its process %s%s", life.cause, f": {why}" if why else "")
+        self._away = away
 
     def _note(self, message: FromWorker, child: Child, life: _Life) -> None:
         if isinstance(message, Progress):

@@ -146,7 +146,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class LoadFailed:
-    """It cannot be loaded; the process ends."""
+    """It cannot be loaded, or not go on without another machine; the process ends."""
 
     error: EFTError
 

@@ -19,11 +19,13 @@ import traceback
 from typing import IO, TYPE_CHECKING, NoReturn
 
 from eftlite import __version__
-from eftlite.errors import EFTError
+from eftlite.errors import EFTError, UnavailableError
+from eftlite.rpc import RETRY_S, greet
 from eftlite.server.asking import About, MemberAbout
 from eftlite.server.protocol import BEAT_S, Beat, FromWorker, Loaded, LoadFailed, LoadRequest, Progress
 from eftlite.server.turns import Send, Turns
 from eftlite.server.wire import decode, encode
+from eftlite.settings import Family
 
 if TYPE_CHECKING:
     from eftlite.eft import EFT
@@ -74,8 +76,13 @@ class Pulse:
 
 def load(request: LoadRequest, send: Send, pulse: Pulse) -> EFT:
     """What the request names, told of while it is read."""
+    if isinstance(request.family, Family):
+        for endpoint in request.family.rpc:  # tried again and again while one is away, so before anything heavy
+            greet(endpoint)
     from eftlite.eft import EFT
+    from eftlite.remote import when_lost
 
+    when_lost(lambda message: send(LoadFailed(UnavailableError(message, retry_after_s=RETRY_S))))
     pulse.loading()
     told = ("", 0.0)
 
@@ -93,8 +100,11 @@ def about(eft: EFT) -> About:
     """What was loaded, for people and clients."""
     from eftlite.llama import BINDING_VERSION, build, devices
 
-    models = eft._engine.models  # noqa: SLF001  # nor for these
-    members = [MemberAbout(m.name, m.path.name, m.description, m.n_params, m.n_bytes, m.n_ctx_train) for m in models]
+    loaded = eft._engine.ensemble.members  # noqa: SLF001  # nor for these
+    members = [
+        MemberAbout(one.name, " + ".join(one.files), m.description, m.n_params, m.n_bytes, m.n_ctx_train)
+        for one, m in ((one, one.model) for one in loaded)
+    ]
     return About(
         family=eft.family.name,
         members=tuple(members),

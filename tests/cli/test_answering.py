@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from eftlite.cli.answering import stream, timing
+from eftlite.cli.answering import Presses, stream, timing
 from eftlite.cli.output import StatusLine
 from eftlite.errors import ContextError
 from eftlite.events import DraftStatistics, Statistics, TokenEvent
@@ -138,3 +138,27 @@ def test_timing_says_what_it_took() -> None:
     drafts = DraftStatistics(n_rounds=2, n_drafted=8, n_accepted=6)
     full = Statistics(n_tokens=11, prompt_s=0.5, decode_s=2.0, shift=0.123, drafts=drafts)
     assert timing(full) == "11 tokens · 5.0 tokens/s · first after 0.50 s · shift 0.12 · accepted 75% of 8 drafted"
+
+
+def test_a_third_press_does_not_leave_again() -> None:
+    """Whoever is leaving waits for llama.cpp, whose memory is freed next."""
+    presses = Presses(lambda: None)
+    presses(signal.SIGINT, None)
+    with pytest.raises(KeyboardInterrupt):
+        presses(signal.SIGINT, None)
+    presses(signal.SIGINT, None)
+    assert presses.count == 3
+
+
+def test_other_machines_are_given_up_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr("eftlite.remote.hang_up", lambda: calls.append(None))
+    presses = Presses(lambda: None)
+    presses.give_up()
+    presses(signal.SIGINT, None)
+    presses.leaving = time.monotonic()
+    presses.give_up()
+    assert not calls
+    presses.leaving -= 3
+    presses.give_up()
+    assert len(calls) == 1

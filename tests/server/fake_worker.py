@@ -19,13 +19,15 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[2]))
 
-from eftlite.errors import ContextError, EngineError, ModelFileError
+from eftlite.errors import ContextError, EngineError, ModelFileError, UnavailableError
 from eftlite.events import Statistics, TokenEvent
 from eftlite.server import worker
 from eftlite.server.asking import About, MemberAbout
-from eftlite.server.protocol import LoadRequest, Progress
+from eftlite.server.protocol import LoadFailed, LoadRequest, Progress
+from eftlite.server.wire import encode
 from eftlite.settings import Knobs, Limits, Sampling, Speculation
 
+AWAY = UnavailableError("RPC worker 10.0.0.7:50052: it cannot be reached", "Start it", retry_after_s=1)
 OUT: list[Any] = []  # the pipe to the server, for prompts that misuse it
 
 
@@ -40,7 +42,7 @@ class FakeAnswer:
     ``early`` fails before it begins. ``count 5`` gives five tokens; ``round 3`` gives three accepted ones and a bonus
     at a time; ``forever`` never ends; ``alpha`` says the first alpha until it is 0; ``wait`` does nothing until it is
     stopped; ``kill 11`` ends the process by that signal after two tokens, ``exit 3`` by that code; ``stuck`` never gets
-    on; the rest are faults.
+    on; ``lost`` has lost another machine; the rest are faults.
     """
 
     def __init__(self, prompt: str, knobs: Knobs, seed: int) -> None:
@@ -106,6 +108,11 @@ class FakeAnswer:
     def play_exit(self, code: int) -> Iterator[TokenEvent]:
         yield event("a")
         os._exit(code)
+
+    def play_lost(self, _: int) -> Iterator[TokenEvent]:
+        yield event("a")
+        write(encode(LoadFailed(AWAY)))
+        os._exit(1)
 
     def play_stuck(self, _: int) -> Iterator[TokenEvent]:
         yield event("a")
@@ -206,6 +213,8 @@ def load(request: LoadRequest, send: Any, pulse: Any) -> FakeEFT:
             time.sleep(0.01)
     if how == "refuse":
         raise ModelFileError("base.gguf: not a model", "Take another")
+    if how == "away":
+        raise AWAY
     if how == "fail":
         raise EngineError("base: no memory", "Take less")
     return FakeEFT(request.n_slots)

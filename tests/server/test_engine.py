@@ -484,8 +484,8 @@ def test_loading_is_tried_again(tmp_path: Path) -> None:
     run(main("kill 9"), main("fail"), main(f"kill {int(signal.SIGSTOP)}"))
 
 
-def test_what_cannot_be_loaded_fails(tmp_path: Path) -> None:
-    """A file that is no model stays one; anything else is tried three times."""
+def test_what_cannot_be_loaded_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is no model stays one; anything else is tried three times. The operator's log says why."""
 
     async def main(how: str, lives: int, reason: str) -> None:
         place = folder(tmp_path, how)
@@ -508,6 +508,29 @@ def test_what_cannot_be_loaded_fails(tmp_path: Path) -> None:
         main("fail", 3, "base: no memory. Take less"),
         main("refuse", 1, "base.gguf: not a model. Take another"),
     )
+    told = [record.getMessage() for record in caplog.records]
+    assert [sum(reason in line for line in told) for reason in ("no memory. Take less", "not a model")] == [3, 1]
+
+
+def test_a_machine_that_is_away_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, short_back_off: list[int]
+) -> None:
+    """However long; clients are not told its name, the operator is, and only once."""
+    seconds = keeper.away_s
+    monkeypatch.setattr(keeper, "away_s", lambda error: seconds(error) / 100)
+
+    async def main() -> None:
+        async with engine(tmp_path, "ok", *["away"] * 5, "ok") as made:
+            await made.ready(10)
+            with pytest.raises(WorkerError) as caught:
+                await text(made, "lost")
+            assert "10.0.0.7" not in str(caught.value)
+            assert await text(made, "count 1") == "end"
+            assert (n_lives(tmp_path), made.state, made.failure) == (7, "ready", "")
+
+    run(main())
+    assert not short_back_off
+    assert len([record for record in caplog.records if "10.0.0.7:50052" in record.getMessage()]) == 1
 
 
 def test_a_crash_loop_is_slowed_down(tmp_path: Path, short_back_off: list[int]) -> None:
