@@ -17,8 +17,10 @@ import llama_cpp
 import numpy as np
 
 from eftlite.amx import extra_buffers_work
-from eftlite.errors import EngineError, InputError, ModelFileError
-from eftlite.gguf import check
+from eftlite.errors import EFTError, EngineError, InputError, MemoryLimitError, ModelFileError
+from eftlite.ggml import local_gpus
+from eftlite.gguf import Header, check
+from eftlite.remote import device_list, limit_silence
 from eftlite.settings import ModelSettings
 from eftlite.vocab import Vocabulary
 
@@ -83,12 +85,18 @@ def log_to_stderr() -> None:
 
 
 def devices() -> list[dict[str, Any]]:
-    """The devices llama.cpp was built for: ``{"name", "description", "free_bytes", "total_bytes"}`` each."""
+    """The devices llama.cpp was built for: ``{"name", "kind", "description", "free_bytes", "total_bytes"}`` each.
+
+    The kind is ggml's number: 0 processor, 1 GPU, 2 integrated GPU, 3 accelerator. Of the processor's memory all
+    counts as free; available.py knows better.
+    """
     library.open()
     from llama_cpp._ggml import libggml  # the binding wraps none of these functions
 
     count, get = libggml["ggml_backend_dev_count"], libggml["ggml_backend_dev_get"]
-    name, text, memory = (libggml[f"ggml_backend_dev_{what}"] for what in ("name", "description", "memory"))
+    name, kind, text, memory = (
+        libggml[f"ggml_backend_dev_{what}"] for what in ("name", "type", "description", "memory")
+    )
     count.restype, get.restype = ctypes.c_size_t, ctypes.c_void_p
     name.restype = text.restype = ctypes.c_char_p
     found = []
@@ -99,6 +107,7 @@ def devices() -> list[dict[str, Any]]:
         found.append(
             {
                 "name": (name(device) or b"").decode(),
+                "kind": kind(device),
                 "description": (text(device) or b"").decode(),
                 "free_bytes": free.value,
                 "total_bytes": total.value,
@@ -130,8 +139,9 @@ def system_info() -> str:
 
 
 def supports_gpu() -> bool:
-    """Whether this build can put layers on a GPU."""
-    return bool(llama_cpp.llama_supports_gpu_offload())
+    """Whether this build can put layers on a GPU of this machine."""
+    library.open()
+    return bool(local_gpus())  # llama.cpp's own answer is yes for any build with the RPC backend
 
 
 class Model:
@@ -142,6 +152,7 @@ class Model:
         settings: where it runs.
         name: how messages call it, e.g. "base".
         progress: called with 0..1 while loading.
+        header: of the file, when it was checked already.
 
     Raises:
         ModelFileError: the file is not a model that can be loaded.
@@ -154,11 +165,12 @@ class Model:
         settings: ModelSettings | None = None,
         name: str = "model",
         progress: Progress | None = None,
+        header: Header | None = None,
     ) -> None:
         self.path = Path(path)
         self.name = name
         self.settings = settings or ModelSettings()
-        self.header = check(self.path)
+        self.header = check(self.path) if header is None else header
         library.open()
         self._handle = self._load(progress)
         self._vocab = llama_cpp.llama_model_get_vocab(self._handle)
@@ -171,17 +183,22 @@ class Model:
     def _load(self, progress: Progress | None) -> Any:
         params = llama_cpp.llama_model_default_params()
         settings = self.settings
-        params.n_gpu_layers = settings.n_gpu_layers
+        params.n_gpu_layers = settings.n_gpu_layers or 0
         params.main_gpu = settings.main_gpu
         params.split_mode = SPLIT_MODES[settings.split_mode]
         if settings.tensor_split:
             split = (ctypes.c_float * llama_cpp.llama_max_devices())(*settings.tensor_split)
             params.tensor_split = split
+        if settings.devices is not None:
+            chosen = device_list(settings.devices)
+            params.devices = ctypes.cast(chosen, ctypes.c_void_p)
         extra = settings.use_extra_bufts
         params.use_extra_bufts = extra_buffers_work() if extra is None else extra
         params.load_mode = int(settings.use_mmap) + 2 * int(settings.use_mlock)  # NONE, MMAP, MLOCK, both
 
         def report(done: float, _: object) -> bool:
+            if settings.devices and not done:  # memory is reserved, so connections to workers are there
+                limit_silence()
             if progress is not None:
                 progress(done)
             return True  # False would end the loading
@@ -191,11 +208,21 @@ class Model:
         library.lines.clear()
         handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         if not handle:
-            raise ModelFileError(
-                f"{self.path.name}: llama.cpp cannot load this file: {library.last_error()}",
-                "It may need a newer llama-cpp-python, or be damaged",
-            )
+            raise self._refusal(library.last_error())
         return handle
+
+    def _refusal(self, reason: str) -> EFTError:
+        """Why the model was not loaded; no memory on a device is no fault of the file."""
+        causes = [line.partition("error loading model: ")[2] for line in library.lines]
+        reason = next(filter(None, causes), reason)  # the last line says only that it failed
+        if "unable to allocate" in reason:
+            return MemoryLimitError(
+                f"{self.path.name}: llama.cpp was {reason}", "Less memory is free there than it needs"
+            )
+        return ModelFileError(
+            f"{self.path.name}: llama.cpp cannot load this file: {reason}",
+            "It may need a newer llama-cpp-python, or be damaged",
+        )
 
     @property
     def handle(self) -> Any:

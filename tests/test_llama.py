@@ -12,7 +12,7 @@ import llama_cpp
 import pytest
 
 from eftlite import llama
-from eftlite.errors import EngineError, InputError, ModelFileError
+from eftlite.errors import EFTError, EngineError, InputError, MemoryLimitError, ModelFileError
 from eftlite.llama import Model
 from eftlite.settings import ModelSettings
 from tests.tiny_gguf import CHAT_TEMPLATE, write_model
@@ -249,3 +249,26 @@ def test_devices_and_the_build_are_known() -> None:
     assert all(device["total_bytes"] >= 0 for device in found)
     assert "CPU" in llama.system_info()
     assert llama.supports_gpu() in {True, False}
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "message"),
+    [
+        ("unable to allocate RPC0[10.0.0.7:50052] buffer", MemoryLimitError, "llama.cpp was unable to allocate RPC0["),
+        ("missing tensor 'output_norm.weight'", ModelFileError, "cannot load this file: missing tensor 'output_norm"),
+    ],
+)
+def test_why_a_model_was_not_loaded(
+    said: str, error: type[EFTError], message: str, demo_family: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp's last line says only that it failed; a device without room is no fault of the file."""
+
+    def refuse(*_: object) -> None:
+        llama.library.lines.append(f"llama_model_load: error loading model: {said}")
+        llama.library.lines.append("llama_model_load_from_file_impl: failed to load model")
+
+    monkeypatch.setattr("llama_cpp.llama_model_load_from_file", refuse)
+    with pytest.raises(error) as caught:
+        Model(demo_family["base"])
+    assert type(caught.value) is error
+    assert message in caught.value.message

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import llama_cpp
 import pytest
 
 from eftlite import EFT, loading
+from eftlite.available import VARIABLE
 from eftlite.composite import Roles
-from eftlite.errors import EngineError, InputError, ModelFileError, VocabularyError
+from eftlite.errors import EngineError, InputError, MemoryLimitError, ModelFileError, VocabularyError
 from eftlite.loading import Engine, load, member_names
+from eftlite.placement import TOLERANCE
 from eftlite.settings import Delta, Family, ModelSettings
 from tests.fakes import close_family
 from tests.tiny_gguf import write_family, write_model
@@ -248,3 +251,45 @@ def test_a_copy_of_a_file_is_another_model(files: dict[str, str], tmp_path: Path
     engine = load(two, 64, 1, ONE)
     assert balance["models"] == 4
     engine.close()
+
+
+# ---- memory, and settings of single members
+
+
+def test_a_familys_own_settings_go_before_those_for_all(files: dict[str, str]) -> None:
+    own = replace(family(files), settings={"base": {"n_batch": 8}, "tuned": {"type_k": "bf16", "use_mmap": False}})
+    engine = load(own, 64, 1, ONE)
+    settings = {member.name: member.settings for member in engine.ensemble.members}
+    assert [one.n_batch for one in settings.values()] == [8, 512, 512]
+    assert [one.type_k for one in settings.values()] == ["f16", "bf16", "f16"]
+    assert not engine.models[1].settings.use_mmap
+    engine.close()
+
+
+def test_own_settings_for_nobody_are_refused(files: dict[str, str], balance: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="settings: expected base, reference, tuned, got 'bse'"):
+        load(replace(family(files), settings={"bse": {"n_batch": 8}}), 64, 1, ONE)
+    assert balance == {"models": 0, "contexts": 0}
+
+
+def test_too_little_memory_is_refused_before_anything_is_opened(
+    files: dict[str, str], balance: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "0.001")
+    with pytest.raises(MemoryLimitError, match=rf"^memory: expected .* of main memory, got 1\.0 MB by {VARIABLE}"):
+        loaded(files)
+    assert balance == {"models": 0, "contexts": 0}
+
+
+def test_what_was_made_smaller_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = str(write_model(tmp_path / "m.gguf", seed=1, n_ctx=100_000))
+    with EFT(base, n_threads=1) as eft:
+        usual = eft._engine.placement
+        assert eft.notes == ()
+    monkeypatch.setenv(VARIABLE, str((usual.memory * TOLERANCE - usual.needs["base"].cache * 0.9) / 1e9))
+    with EFT(base, n_threads=1) as eft:
+        assert eft.n_ctx < usual.n_ctx
+        assert eft.notes == eft._engine.placement.notes
+    assert f"context of {eft.n_ctx} tokens, not 4096: memory is short" in caplog.messages

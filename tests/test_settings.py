@@ -56,7 +56,7 @@ def refused(cls: type[Any], name: str, value: object) -> None:
 
 
 def test_no_field_is_forgotten() -> None:
-    special = {"tensor_split", "alphas", "logit_bias", "stop"}
+    special = {"devices", "tensor_split", "alphas", "logit_bias", "stop"}
     known = {name for _, name in (*INTEGERS, *NUMBERS, *FLAGS, *TEXTS)}
     assert {name for _, name, _ in FIELDS} == known | special
     assert len(INTEGERS) > 12
