@@ -9,25 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from eftlite.errors import InputError
-from eftlite.family import bundled_family, load_family
-from eftlite.settings import Delta, Family, Limits, ModelSettings, Sampling
+from eftlite.family import bundled_family, family_of_files, load_family
+from eftlite.settings import Family, Limits, ModelSettings, Sampling
 
 
-def family_of(base: str | None, tuned: str | None, reference: str | None, family: Family | str | Path | None) -> Family:
+def family_of(
+    base: str | None,
+    tuned: str | None,
+    reference: str | None,
+    family: Family | str | Path | None,
+    adapter: str | None = None,
+) -> Family:
     """The family that the arguments name."""
     if base is None:
-        if tuned or reference:
-            raise InputError("base: expected a path beside tuned and reference, got none", "Name all three models")
+        if tuned or reference or adapter:
+            raise InputError("base: expected a path beside the others, got none", "Name the large model as well")
         if isinstance(family, Family):
             return family
         return bundled_family() if family is None else load_family(family)
     if family is not None:
         raise InputError("family: expected either a family or a base, got both")
-    if (tuned is None) != (reference is None):
+    if tuned is not None and adapter is not None:
+        raise InputError("adapter: expected no tuned beside it, got both", "Reference and adapter are the tuned model")
+    if adapter is None and (tuned is None) != (reference is None):
         missing = "tuned" if tuned is None else "reference"
         raise InputError(f"{missing}: expected tuned and reference together, got one", "EFT needs both small models")
-    deltas = (Delta("tuned", tuned, reference),) if tuned is not None and reference is not None else ()
-    return Family(name=Path(base).stem, base=base, deltas=deltas)
+    return family_of_files(base, tuned, reference, adapter)
 
 
 def settings_of(

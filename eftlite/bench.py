@@ -103,7 +103,7 @@ class Bench:
         self._engine, self._family, self._plan = engine, family, plan
         self._random_weights, self._report = random_weights, report
         self._contenders = contenders(plan, family)
-        self._texts = [] if random_weights else _question_ids(engine, family, plan.questions)
+        self._texts = [] if random_weights else question_ids(engine, family, plan.questions)
         self._curves = self._measured_curves()
         self._typical: list[dict[str, CostCurve]] = []
 
@@ -171,7 +171,7 @@ class Bench:
         ids = self._filler(test.n_depth) + self._question(repetition)
         self._fill(ids[:-1])
         engine.ensemble.begin(0, [ids] * len(engine.ensemble.members))
-        speaker, seed = engine.models[engine.first_tuned or 0], (sampling.seed or 0) + repetition
+        speaker, seed = engine.speaker, (sampling.seed or 0) + repetition
         sampler = Sampler(sampling, speaker, engine.shared.n_vocab, seed)
         decoder = Decoder(
             engine.ensemble, engine.composite, 0, lambda: contender.knobs, sampler, Noise(seed),
@@ -219,21 +219,23 @@ class Bench:
         """What a contender's samples say, in llama-bench's words and ours."""
         engine, samples = self._engine, contender.samples
         needed = Recipe.of(contender.knobs, engine.ensemble.roles).needed
-        models = [engine.models[i] for i in sorted({*needed, *(s.drafter for s in samples if s.drafter is not None)})]
+        used = sorted({*needed, *(s.drafter for s in samples if s.drafter is not None)})
+        members = [engine.ensemble.members[i] for i in used]
+        models = list(dict.fromkeys(member.model for member in members))
         settings, n = models[0].settings, test.n_prompt or test.n_gen
         speeds, ns = [n / sample.seconds for sample in samples], [round(sample.seconds * 1e9) for sample in samples]
         row = {
             **self._machine,
-            "model_filename": " + ".join(model.path.name for model in models),
+            "model_filename": " + ".join(dict.fromkeys(file for member in members for file in member.files)),
             "model_type": " + ".join(model.description for model in models),
             "model_size": sum(model.n_bytes for model in models),
             "model_n_params": sum(model.n_params for model in models),
             "n_batch": settings.n_batch,
             "n_ubatch": settings.n_ubatch,
             "n_threads": settings.n_threads or default_threads(models[0]),
-            "type_k": settings.type_k,
-            "type_v": settings.type_v,
-            "n_gpu_layers": settings.n_gpu_layers,
+            "type_k": settings.type_k or "f16",
+            "type_v": settings.type_v or "f16",
+            "n_gpu_layers": settings.n_gpu_layers or 0,
             **test._asdict(),
             "avg_ns": round(statistics.mean(ns)),
             "stddev_ns": round(_deviation(ns)),
@@ -336,9 +338,9 @@ def _random_ids(n: int, n_vocab: int, seed: int) -> list[int]:
     return ids
 
 
-def _question_ids(engine: Engine, family: Family, texts: Sequence[str]) -> list[list[int]]:
+def question_ids(engine: Engine, family: Family, texts: Sequence[str]) -> list[list[int]]:
     """Questions in the tuned model's template, which all members get."""
-    speaker = engine.models[engine.first_tuned or 0]
+    speaker = engine.speaker
     bos, eos = (
         speaker.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
         for token in (speaker.bos, speaker.eos)

@@ -18,7 +18,7 @@ from eftlite.costs import CostCurve
 from eftlite.errors import InputError
 from eftlite.events import Statistics
 from eftlite.generate import Decoder
-from eftlite.loading import Engine, member_names
+from eftlite.loading import Engine, Source, member_names
 from eftlite.noise import ACCEPT
 from eftlite.planning import Planner
 from eftlite.settings import Family, Knobs, Sampling, Speculation
@@ -221,7 +221,7 @@ def contenders(plan: Plan, family: Family) -> list[Contender]:
     found = [Contender(mode, alone.get(mode, eft)) for mode in MODES[:3] if mode in modes]
     if "eft-spec" in modes:
         file = plan.drafter_file
-        drafter = member_names(family).get(str(Path(file).expanduser().resolve())) if file else None
+        drafter = member_names(family).get(Source(str(Path(file).expanduser().resolve()))) if file else None
         ways = product(plan.speculations(drafter or "drafter"), plan.acceptances)
         found += [Contender("eft-spec", eft, *how) for how in ways]
     return found

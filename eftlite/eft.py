@@ -45,6 +45,7 @@ class EFT(LlamaMethods):
 
     Args:
         base, tuned, reference: paths of GGUF files; base alone is an ordinary model. None of them means ``family``.
+        adapter: path of a LoRA adapter that makes the reference the tuned model; without a reference it is on the base.
         family: a family file's path or a ``Family``; the bundled one by default.
         n_ctx: tokens of context; None takes what the models were trained for, 4096 at most.
         n_slots: conversations whose caches are kept.
@@ -72,6 +73,7 @@ class EFT(LlamaMethods):
         tuned: str | None = None,
         reference: str | None = None,
         *,
+        adapter: str | None = None,
         family: Family | str | Path | None = None,
         n_ctx: int | None = None,
         n_slots: int = 1,
@@ -89,7 +91,7 @@ class EFT(LlamaMethods):
         model_path: str | None = None,
         **model_settings: Any,
     ) -> None:
-        self.family = family_of(model_path if base is None else base, tuned, reference, family)
+        self.family = family_of(model_path if base is None else base, tuned, reference, family, adapter)
         if prompt_style not in PROMPT_STYLES:
             raise InputError(f"prompt_style: expected one of {', '.join(PROMPT_STYLES)}, got {prompt_style!r}")
         alphas = [delta.alpha for delta in self.family.deltas]
@@ -111,7 +113,7 @@ class EFT(LlamaMethods):
         except BaseException:  # measuring takes seconds, in which Ctrl+C may come
             self._engine.close()
             raise
-        self._speaker = self._engine.models[self._engine.first_tuned or 0]
+        self._speaker = self._engine.speaker
         self._template_source = template or self.family.template
         self._template: Template | None = None
 
@@ -148,8 +150,8 @@ class EFT(LlamaMethods):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Harmless differences between the members' vocabularies."""
-        return tuple(self._engine.shared.notes)
+        """What was made smaller for want of memory, and harmless differences between the members' vocabularies."""
+        return (*self._engine.placement.notes, *self._engine.shared.notes)
 
     def knobs_for(self, mode: str) -> Knobs:
         """Knobs under which one member answers alone: "base", "tuned" or "reference"; "eft" gives the current ones."""

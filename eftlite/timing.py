@@ -17,6 +17,7 @@ from eftlite.costs import CURVE_SIZES, CostCurve, Costs, load_curve, measure, sa
 from eftlite.ensemble import Ensemble
 from eftlite.llama import BINDING_VERSION
 from eftlite.member import Member, default_threads, physical_cores
+from eftlite.remote import device_label
 from eftlite.sampling import Sampler
 from eftlite.settings import Knobs
 
@@ -31,7 +32,7 @@ Report = Callable[[str], None]
 def curve_key(member: Member) -> dict[str, str | int]:
     """Everything a curve depends on."""
     header, settings = member.model.header, member.settings
-    return {
+    key: dict[str, str | int] = {
         "machine": f"{platform.machine()} {_processor()}",
         "cores": physical_cores(),
         "llama-cpp-python": BINDING_VERSION,
@@ -41,14 +42,19 @@ def curve_key(member: Member) -> dict[str, str | int]:
         "quantization": header.quantization,
         "threads": settings.n_threads or default_threads(member.model),
         "threads_batch": settings.n_threads_batch,
-        "n_gpu_layers": settings.n_gpu_layers,
+        "n_gpu_layers": settings.n_gpu_layers or 0,
         "n_ctx": member.n_ctx,
         "n_ubatch": settings.n_ubatch,
-        "type_k": settings.type_k,
-        "type_v": settings.type_v,
+        "type_k": settings.type_k or "f16",
+        "type_v": settings.type_v or "f16",
         "flash_attn": str(settings.flash_attn),
         "use_extra_bufts": str(settings.use_extra_bufts),
     }
+    if member.adapter is not None:  # no key without one, so that curves measured before there were adapters stay valid
+        key["adapter"] = f"{member.adapter.header.n_bytes} bytes on {len(member.adapter.header.pairs)} tensors"
+    if settings.devices is not None:  # nor for those that every device was open to
+        key["devices"] = ", ".join(device_label(name) for name in settings.devices)
+    return key
 
 
 def _processor() -> str:

@@ -147,12 +147,19 @@ def _add(
         n_ctx=plain.shape[1],
         n_chunks=plain.shape[0],
         n_vocab=n_vocab,
-        settings={name: value for name, value in asdict(run.settings).items() if name in _NUMBERS},
+        settings=_numbers(run.settings),
     )
     file = f"{member.replace(':', '-')}-{kind}.rec"
     if not _is_there(run.folder / file, head):
         _record(run.folder / file, head, plain, header, member, run)
     return index.added(member, Entry(file, str(path), kind, header.n_bytes, head.sha256))
+
+
+def _numbers(settings: ModelSettings) -> dict[str, object]:
+    """The settings that may change a model's numbers; what was left open is what an evaluator takes."""
+    open_ones = {"n_gpu_layers": 0, "type_k": "f16", "type_v": "f16"}
+    values = {name: value for name, value in asdict(settings).items() if name in _NUMBERS}
+    return {name: open_ones.get(name) if value is None else value for name, value in values.items()}
 
 
 def _record(path: Path, head: Head, plain: Tokens, header: Header, member: str, run: Run) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from eftlite.hub.reference import parse as parse_reference
 from tests.server.serving import served
 
 if sys.version_info >= (3, 11):
@@ -36,14 +37,14 @@ MANUAL = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 PAGES = [*MANUAL, ROOT / "CHANGELOG.md", *sorted((ROOT / "plugins").rglob("*.md"))]
 GENERATOR = runpy.run_path(str(DOCS / "generate_cli.py"))
 
-# Whole question sets, benchmarks, texts read by many models; the tests of those verbs run them in small. A server does
-# not end by itself.
-TOO_LONG = {"demo", "bench", "serve", "quantize"}
+# Whole question sets, benchmarks, texts read by many models; the tests of those verbs run them in small, and
+# tests/quantize/test_manual.py every command of `quantize`. A server does not end by itself, nor does a worker.
+TOO_LONG = {"demo", "bench", "serve", "quantize", "worker", "pull"}
 # Commands of programs that tests/server drives against a real server.
 TESTED_THERE = {"lm_eval"}
 # Typed into every command that reads: a chat of one message.
 TYPED = "Hello!\n/exit\n"
-SYSTEM_TOOLS = {"git", "cd", "sudo", "xcode-select"}
+SYSTEM_TOOLS = {"git", "cd", "sudo", "xcode-select", "ssh"}
 
 
 def name(path: Path) -> str:
@@ -130,11 +131,15 @@ COMMANDS = list(commands())
 
 def needs_models(command: Command, folder: set[str]) -> bool:
     """Whether the command names a model that the folder of the test does not hold."""
-    return any(word.endswith((".gguf", ".toml")) and word not in folder for word in command.words)
+    return (
+        "--preset" in command.words
+        or any(map(parse_reference, command.words))
+        or any(word.endswith((".gguf", ".toml")) and word not in folder for word in command.words)
+    )
 
 
 EFTLITE = [command for command in COMMANDS if command.program == "eftlite"]
-HERE = {"base.gguf", "tuned.gguf", "reference.gguf", "family.toml"}
+HERE = {"base.gguf", "tuned.gguf", "reference.gguf", "lora.gguf", "family.toml"}
 RUNNABLE = [
     command for command in EFTLITE if not needs_models(command, HERE) and not TOO_LONG.intersection(command.words[1:2])
 ]
@@ -142,11 +147,11 @@ RUNNABLE = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, demo_family: dict[str, Path]) -> Path:
-    """A working folder as the manual assumes it: three models and the family file of docs/models.md."""
+    """A working folder as the manual assumes it: models, an adapter and the first family file of docs/models.md."""
     place = tmp_path_factory.mktemp("manual")
-    for role in ("base", "tuned", "reference"):
+    for role in ("base", "tuned", "reference", "lora"):
         shutil.copyfile(demo_family[role], place / f"{role}.gguf")
-    (family,) = (block for block in blocks(DOCS / "models.md") if block.language == "toml")
+    family = next(block for block in blocks(DOCS / "models.md") if block.language == "toml")
     (place / "family.toml").write_text(family.text, encoding="utf-8")
     run_eftlite(("chat",), place, "Where is Kelworth?\n/exit\n")  # a conversation for `eftlite history`
     return place

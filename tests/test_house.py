@@ -27,6 +27,7 @@ PAGE = PACKAGE / "server" / "page"
 LAYERS = (
     "errors",
     "settings",
+    "overrides",
     "events",
     "places",
     # computation, no models
@@ -40,12 +41,18 @@ LAYERS = (
     "gguf_header",
     "gguf_rules",
     "gguf",
+    "gguf_adapter",
     # one model; the proof that vocabularies agree needs token texts, not models
     "vocab",
     "amx",
+    "rpc",
+    "ggml",
+    "remote",
     "llama",
+    "adapter",
     "member",
     "sampling",
+    "chat_formats",
     "template",
     # the method
     "ensemble",
@@ -59,10 +66,16 @@ LAYERS = (
     "speculative",
     "answer",
     # around it; what EFT is put together from stands before it
+    "hub",
     "family",
     "arguments",
-    "hub",
+    "facts",
+    "presets",
+    "available",
+    "layers",
+    "buffers",
     "memory",
+    "placement",
     "loading",
     "planning",
     "responses",
@@ -70,18 +83,19 @@ LAYERS = (
     "eft",
     "history",
     "inspection",
-    "doctor",
+    "verification",
     "blocks",
     "shapes",
     "contest",
     "bench",
     "demo",
+    "doctor",
     "server",
     "cli",
     "__main__",
 )
 # Who may import what outside the package, and only they.
-LLAMA_C = {"amx", "llama", "member", "sampling"}
+LLAMA_C = {"amx", "ggml", "llama", "adapter", "member", "remote", "sampling"}
 LLAMA_PURE = ("llama_cpp.llama_grammar.", "llama_cpp.llama_types.")  # Python only: no C function is called
 NUMBA_AT_TOP = {"kernels"}
 CLICK = {"cli"}

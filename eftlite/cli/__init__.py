@@ -21,9 +21,13 @@ VERBS = {
     "chat": "Converse in the terminal.",
     "run": "Answer one prompt.",
     "serve": "Serve programs and browsers: an OpenAI-compatible interface and a page.",
+    "worker": "Lend this machine's devices to a program on another one.",
+    "presets": "List, show and check the families that are known by name.",
+    "pull": "Download models, by reference or all of a family.",
     "history": "List, search, show, export and delete the conversations that were kept.",
     "bench": "Measure speed: base, tuned, EFT, and EFT with drafts.",
     "inspect": "Tell what GGUF files are, and what they are to each other.",
+    "doctor": "Tell whether the installation is sound, and a family fast and worth it.",
     "quantize": "Make quantizations, and measure what they do to a model.",
     "completion": "Print the script that completes commands in your shell.",
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eftlite.cli.options import Members, naming_options
+from eftlite.cli.options import Members, naming_options, rpc_option
 from eftlite.cli.output import LoadingLine, Output
 from eftlite.cli.verb import AnswerOption, ModelOption, Verb
 from eftlite.errors import InputError
@@ -78,6 +78,7 @@ _integers = functools.partial(click.option, type=ListOf(int), metavar="N[,N…]"
 @_model_option("--threads", "-t", type=int, metavar="N", help="Threads.  [default: the physical cores]")
 @_model_option("--type-k", "-ctk", type=click.Choice(KV_TYPES), metavar="TYPE", help="Type of the cache's keys.")
 @_model_option("--type-v", "-ctv", type=click.Choice(KV_TYPES), metavar="TYPE", help="Type of the cache's values.")
+@rpc_option
 @_model_option("--shape", nargs=2, metavar="BASE SMALL", help="Random models of these shapes: 3b-q8_0 135m-q8_0.")
 @_model_option("--vocab", type=int, metavar="N", help="Vocabulary of --shape.  [default: the base's]")
 @_model_option("--shape-folder", metavar="DIR", help="Keeps the files of --shape.  [default: in the user's cache]")
@@ -134,7 +135,7 @@ def bench_command(output: Output, /, members: Members, form: str, as_json: bool,
     plan = _plan(family, n_ctx=members.n_ctx, **options)
     line = LoadingLine()
     try:
-        family = family or _random_family(shape, vocab, folder, line)
+        family = family or members.changed(random_family(shape, vocab, folder, line))
         for text in _lines("json" if as_json else form, _measured(family, plan, settings, bool(shape), line)):
             line.clear()
             output.answer(text, newline=True)
@@ -151,7 +152,7 @@ def _plan(
     from eftlite.settings import Sampling
 
     if not questions and family is not None and family == bundled_family():
-        questions = _demo_questions()
+        questions = demo_questions()
     options = {
         "questions": questions or None,
         "sampling": from_options(Sampling, {"temperature": temperature, "seed": seed}),
@@ -160,7 +161,7 @@ def _plan(
     return plan
 
 
-def _demo_questions(n: int = 5) -> tuple[str, ...]:
+def demo_questions(n: int = 5) -> tuple[str, ...]:
     """Questions that the bundled family was made for, of several kinds."""
     from eftlite.demo.scoring import load_questions
 
@@ -177,7 +178,7 @@ def _check_shape(members: Members, shape: tuple[str, str] | None, vocab: int | N
         raise InputError(f"--shape: expected no --{named[0]} beside it", "Random models need no files")
 
 
-def _random_family(shape: tuple[str, str], vocab: int | None, folder: str | None, line: LoadingLine) -> Family:
+def random_family(shape: tuple[str, str], vocab: int | None, folder: str | None, line: LoadingLine) -> Family:
     """The family of ``--shape``; its files are written unless they are there."""
     from eftlite.places import cache_folder
     from eftlite.shapes import shape_family

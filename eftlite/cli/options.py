@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +16,9 @@ import click
 from eftlite.cli.output import LoadingLine
 from eftlite.cli.verb import AnswerOption, ModelOption
 from eftlite.errors import InputError
-from eftlite.settings import KV_TYPES, Delta, Family, Knobs, Limits, ModelSettings, Sampling, from_options
+from eftlite.overrides import parse_overrides
+from eftlite.rpc import parse_endpoints
+from eftlite.settings import KV_TYPES, Family, Knobs, Limits, ModelSettings, Sampling, from_options
 
 if TYPE_CHECKING:
     from eftlite.eft import EFT
@@ -33,40 +34,65 @@ class Members:
     """Which models, and how they are loaded."""
 
     family: str | None = None
+    preset: str | None = None
     base: str | None = None
     tuned: str | None = None
     reference: str | None = None
+    adapter: str | None = None
     n_ctx: int | None = None
     n_gpu_layers: int | None = None
     threads: int | None = None
     type_k: str | None = None
     type_v: str | None = None
+    rpc: str | None = None
+    overrides: tuple[str, ...] = ()
 
     def resolve(self) -> Family:
         """The family the options name; the bundled one if they name none. InputError when they contradict."""
-        from eftlite.family import bundled_family, load_family
+        return self.changed(self._named())
 
-        named = [option for option in ("base", "tuned", "reference") if getattr(self, option) is not None]
+    def changed(self, family: Family) -> Family:
+        """The family with the settings of single members that ``--set`` names, and on the workers of ``--rpc``."""
+        if self.overrides:
+            family = replace(family, settings=parse_overrides(self.overrides, family.settings))
+        return family if self.rpc is None else replace(family, rpc=parse_endpoints(self.rpc))
+
+    def _named(self) -> Family:
+        from eftlite.family import bundled_family, family_of_files, load_family
+
+        options = {"base": self.base, "tuned": self.tuned, "reference": self.reference, "lora": self.adapter}
+        named = [option for option, value in options.items() if value is not None]
+        if self.preset is not None:
+            return self._preset(["family"] * (self.family is not None) + named)
         if self.family is not None:
             if named:
                 raise InputError(f"--family: expected no --{named[0]} beside it", "A family file names all its models")
             return load_family(self.family)
         if not named:
             return bundled_family()
-        if self.base is None or (self.tuned is None) != (self.reference is None):
+        if self.tuned is not None and self.adapter is not None:
+            raise InputError("--lora: expected no --tuned beside it", "Reference and adapter are the tuned model")
+        if self.base is None or (self.adapter is None and (self.tuned is None) != (self.reference is None)):
             missing = next(option for option in ("base", "tuned", "reference") if option not in named)
             message = f"--{missing}: expected a GGUF file beside --{' and --'.join(named)}, got none"
             raise InputError(message, "EFT needs base, tuned and reference; a base alone is an ordinary model")
-        deltas = (Delta("tuned", self.tuned, self.reference),) if self.tuned and self.reference else ()
-        return Family(name=Path(self.base).stem, base=self.base, deltas=deltas)
+        return family_of_files(self.base, self.tuned, self.reference, self.adapter)
+
+    def _preset(self, others: Sequence[str]) -> Family:
+        from eftlite.presets import Catalogue
+
+        if others:
+            raise InputError(f"--preset: expected no --{others[0]} beside it", "A preset names all its models")
+        return Catalogue().find(self.preset or "").pinned
 
     def settings(self, family: Family) -> ModelSettings:
         """How each model is loaded; the bundled ones are so small that several threads only wait for each other."""
         from eftlite.family import bundled_family
 
+        plain = replace(family, rpc=(), settings={})
         options = {
             "n_gpu_layers": self.n_gpu_layers,
-            "n_threads": 1 if self.threads is None and family == bundled_family() else self.threads,
+            "n_threads": 1 if self.threads is None and plain == bundled_family() else self.threads,
             "type_k": self.type_k,
             "type_v": self.type_v,
         }
@@ -179,22 +205,42 @@ def _named_alpha(text: str) -> tuple[str, float]:
     return name.strip(), number
 
 
+def _presets(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """Names that begin so, for completion in a shell."""
+    from eftlite.presets import Catalogue
+
+    return [name for name in Catalogue().names if name.startswith(incomplete)]
+
+
 _model_option = functools.partial(click.option, cls=ModelOption)
 _answer_option = functools.partial(click.option, cls=AnswerOption)
 
 _NAMING_OPTIONS = (
     _model_option("--family", metavar="FILE", help="A family file (TOML) that names all models."),
-    _model_option("--base", metavar="FILE", help="The large pre-trained model (GGUF)."),
-    _model_option("--tuned", metavar="FILE", help="The small fine-tuned model."),
-    _model_option("--reference", metavar="FILE", help="The small model before its fine-tuning."),
+    _model_option(
+        "--preset", metavar="NAME[:TYPE]", shell_complete=_presets, help="A family by name (eftlite presets list)."
+    ),
+    _model_option("--base", metavar="MODEL", help="The large pre-trained model: a GGUF file, or org/repo:TYPE."),
+    _model_option("--tuned", metavar="MODEL", help="The small fine-tuned model."),
+    _model_option("--reference", metavar="MODEL", help="The small model before its fine-tuning."),
+    # llama.cpp's word for it, which its users and their scripts have in their fingers.
+    _model_option("--lora", "adapter", metavar="FILE", help="A LoRA adapter that makes the reference the tuned model."),
     _model_option("--n-ctx", type=int, metavar="N", help="Tokens of context; 0: all the models were trained for."),
 )
 
+rpc_option = _model_option(
+    "--rpc", metavar="HOST:PORT[,…]", help="Workers on other machines, for the base (eftlite worker)."
+)
+
 _LOADING_OPTIONS = (
-    _model_option("--n-gpu-layers", "-ngl", type=int, metavar="N", help="Layers on the GPU; -1: all.  [default: 0]"),
+    _model_option("--n-gpu-layers", "-ngl", type=int, metavar="N", help="Layers on the GPU; -1: all.  [default: fit]"),
     _model_option("--threads", "-t", type=int, metavar="N", help="Threads.  [default: the physical cores]"),
     _model_option("--type-k", type=click.Choice(KV_TYPES), metavar="TYPE", help="Type of the cache's keys."),
     _model_option("--type-v", type=click.Choice(KV_TYPES), metavar="TYPE", help="Type of the cache's values."),
+    _model_option(
+        "--set", "overrides", multiple=True, metavar="MEMBER.NAME=VALUE", help="A setting of one member; repeatable."
+    ),
+    rpc_option,
 )
 
 _KNOB_OPTIONS = (

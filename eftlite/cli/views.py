@@ -38,7 +38,7 @@ def _models(repl: Repl) -> None:
     from eftlite.inspection import summary
     from eftlite.loading import member_names
 
-    rows = [(name, summary(path)) for path, name in member_names(repl.eft.family).items()]
+    rows = [(name, summary(*source)) for source, name in member_names(repl.eft.family).items()]
     repl.output.pairs([*rows, *(("note", note) for note in repl.eft.notes)])
 
 

@@ -27,6 +27,13 @@ def test_three_files_are_a_family() -> None:
     assert Members(base="big.gguf").resolve().deltas == ()
 
 
+def test_an_adapter_makes_the_tuned_model() -> None:
+    """With a reference; without one it is on the base, as llama.cpp's --lora is."""
+    found = Members(base="big.gguf", reference="r.gguf", adapter="a.gguf").resolve()
+    assert found.deltas == (Delta("tuned", "r.gguf", "r.gguf", adapter="a.gguf"),)
+    assert Members(base="big.gguf", adapter="a.gguf").resolve() == Family("big", "big.gguf", adapter="a.gguf")
+
+
 def test_family_file(tmp_path: Path) -> None:
     file = tmp_path / "f.toml"
     file.write_text('base = "b.gguf"\n', encoding="utf-8")
@@ -39,6 +46,10 @@ def test_family_file(tmp_path: Path) -> None:
         ({"tuned": "t", "reference": "r"}, "--base: expected a GGUF file beside --tuned and --reference, got none"),
         ({"base": "b", "tuned": "t"}, "--reference: expected a GGUF file beside --base and --tuned, got none"),
         ({"base": "b", "reference": "r"}, "--tuned: expected"),
+        ({"adapter": "a"}, "--base: expected a GGUF file beside --lora, got none"),
+        ({"reference": "r", "adapter": "a"}, "--base: expected a GGUF file beside --reference and --lora, got none"),
+        ({"base": "b", "tuned": "t", "adapter": "a"}, "--lora: expected no --tuned beside it"),
+        ({"family": "f", "adapter": "a"}, "--family: expected no --lora beside it"),
         ({"family": "f", "base": "b"}, "--family: expected no --base beside it"),
         ({"family": "missing.toml"}, "missing.toml"),
     ],
@@ -52,6 +63,21 @@ def test_bundled_models_get_one_thread_unless_told() -> None:
     assert Members().settings(bundled_family()).n_threads == 1
     assert Members(threads=3).settings(bundled_family()).n_threads == 3
     assert Members().settings(FAMILY).n_threads == 0
+
+
+def test_workers_replace_the_familys(tmp_path: Path) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text('base = "b.gguf"\nrpc = ["10.0.0.1"]\n', encoding="utf-8")
+    assert Members(family=str(file)).resolve().rpc == ("10.0.0.1:50052",)
+    assert Members(family=str(file), rpc="10.0.0.2:9, desk").resolve().rpc == ("10.0.0.2:9", "desk:50052")
+    assert Members(family=str(file), rpc="").resolve().rpc == ()
+    with pytest.raises(InputError, match="expected HOST:PORT"):
+        Members(rpc="a:b").resolve()
+
+
+def test_the_bundled_family_on_workers_is_as_small_as_before() -> None:
+    members = Members(rpc="10.0.0.1")
+    assert members.settings(members.resolve()).n_threads == 1
 
 
 def test_knobs_begin_with_the_family() -> None:
@@ -121,3 +147,23 @@ def test_numbers_out_of_range_are_one_line_and_exit_code_2(words: str) -> None:
 def test_delta_out_of_range_is_refused() -> None:
     result = CliRunner().invoke(program, ["run", "Hi", "--delta", "helpful=nan"])
     assert (result.exit_code, result.stderr) == (2, "error: alpha: expected a number from -100 to 100, got nan\n")
+
+
+def test_settings_of_single_members_are_the_familys() -> None:
+    members = Members(base="big.gguf", overrides=("base.n_threads=3", "base.type_k=q8_0"))
+    assert members.resolve().settings == {"base": {"n_threads": 3, "type_k": "q8_0"}}
+    shapes = Family("random", "r.gguf", settings={"base": {"n_batch": 8, "n_threads": 1}})
+    assert members.changed(shapes).settings == {"base": {"n_batch": 8, "n_threads": 3, "type_k": "q8_0"}}
+
+
+def test_settings_of_the_bundled_family_do_not_make_it_another() -> None:
+    members = Members(overrides=("base.n_batch=64",))
+    assert members.settings(members.resolve()).n_threads == 1
+
+
+@pytest.mark.parametrize("words", ["n_batch=8", "base.n_ctx=8", "base.n_batch=many"])
+def test_a_wrong_setting_is_one_line_and_exit_code_2(words: str) -> None:
+    result = CliRunner().invoke(program, ["run", "Hi", "--set", words])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1

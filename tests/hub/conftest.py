@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from eftlite.hub import Remote
 from tests.fake_hub import FakeHub, fake_hub
+from tests.hub.models import BODY, remote
 
 
 @pytest.fixture
@@ -21,3 +23,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[FakeHub]:
     """A hub that this process asks."""
     with fake_hub(monkeypatch, home) as found:
         yield found
+
+
+@pytest.fixture
+def model(hub: FakeHub) -> Remote:
+    """A published model of one file."""
+    hub.add("org/repo", {"deep/m-Q8_0.gguf": BODY})
+    return remote("org/repo")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import random
-import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,48 +15,9 @@ import pytest
 from huggingface_hub import constants, hf_hub_download, scan_cache_dir
 
 from eftlite.errors import HubError
-from eftlite.hub import Remote, cache, check_room, fetch, locate, parse
-from tests.conftest import ROOT
-from tests.fake_hub import TOKEN, FakeHub, environment
-
-BODY = random.Random(1).randbytes(300_000)
-Fetched = Callable[[], Path]
-
-
-@pytest.fixture
-def model(hub: FakeHub) -> Remote:
-    """A published model of one file."""
-    hub.add("org/repo", {"deep/m-Q8_0.gguf": BODY})
-    return remote("org/repo")
-
-
-def remote(text: str) -> Remote:
-    """What a reference means."""
-    reference = parse(text)
-    assert reference is not None
-    return locate(reference)
-
-
-def partial(model: Remote) -> Path:
-    """What grows until it is whole."""
-    return cache.partial(model.repo, model.files[0].hash)
-
-
-def files_of(folder: Path) -> list[str]:
-    """Every file and link below a folder but locks."""
-    return sorted(path.name for path in folder.rglob("*") if not path.is_dir() and path.suffix != ".lock")
-
-
-def reported(model: Remote) -> int:
-    """Fetch the model; the bytes that were told of."""
-    steps: list[int] = []
-    fetch(model, lambda _, n_bytes: steps.append(n_bytes))
-    return sum(steps)
-
-
-def is_absent(model: Remote) -> bool:
-    """Whether nothing bears the file's name, or its hash as a name."""
-    return not model.path.exists() and not cache.blob(model.repo, model.files[0].hash).exists()
+from eftlite.hub import Remote, cache, fetch
+from tests.fake_hub import TOKEN, FakeHub
+from tests.hub.models import BODY, files_of, is_absent, partial, remote, reported, start_fetching
 
 
 def test_it_is_where_the_library_would_have_put_it(hub: FakeHub, model: Remote) -> None:
@@ -236,19 +193,6 @@ def test_a_slow_line_is_waited_for(hub: FakeHub, model: Remote, monkeypatch: pyt
 
 # ---- other processes
 
-FETCH = """
-from eftlite.hub import fetch, locate, parse
-print("begun", flush=True)
-print(fetch(locate(parse("org/repo"))), flush=True)
-"""
-
-
-def start_fetching(hub: FakeHub, home: Path, program: str = FETCH) -> subprocess.Popen[str]:
-    """Another process that fetches the model into the same cache."""
-    variables = {**os.environ, **environment(hub, home), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", program]
-    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
 
 def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
     """Until something is so."""
@@ -300,135 +244,3 @@ def test_threads_at_once(hub: FakeHub, model: Remote) -> None:
         thread.join(20)
     assert model.path.read_bytes() == BODY
     assert len(hub.byte_ranges()) == 1
-
-
-# ---- the disk
-
-LIMITED = (
-    """
-import resource
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-"""
-    + FETCH
-)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-def test_a_limit_of_the_system_is_named(hub: FakeHub, model: Remote, home: Path) -> None:
-    process = start_fetching(hub, home, LIMITED)
-    _, errors = process.communicate(timeout=20)
-    assert "HubError: m-Q8_0.gguf: cannot be written: File too large" in errors.replace("deep/", "")
-    assert is_absent(model)
-    assert partial(model).read_bytes() == BODY[:100_000]
-
-
-class FullDisk:
-    """A file that refuses its ``at``-th write."""
-
-    def __init__(self, handle: Any, at: int, error: int) -> None:
-        self._handle, self._left, self._error = handle, at, error
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._handle, name)
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.close()
-
-    def write(self, data: bytes) -> int:
-        """Write, or be full."""
-        self._left -= 1
-        if self._left < 0:
-            raise OSError(self._error, os.strerror(self._error))
-        return int(self._handle.write(data))
-
-
-@pytest.mark.parametrize("at", [0, 1, 2])
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-def test_a_full_disk_is_named_and_what_came_stays(
-    hub: FakeHub, model: Remote, monkeypatch: pytest.MonkeyPatch, at: int, error: int
-) -> None:
-    """Reliability: at each write."""
-    opened = Path.open
-    hub.misdeeds.cuts = [100_000]  # two writes at least
-    with monkeypatch.context() as patch:
-        full = partial(model)
-        patch.setattr(
-            Path,
-            "open",
-            lambda path, mode="r", *more, **words: (
-                FullDisk(opened(path, mode), at, error) if path == full else opened(path, mode, *more, **words)
-            ),
-        )
-        with pytest.raises(HubError) as found:
-            fetch(model)
-    assert f"deep/m-Q8_0.gguf: cannot be written: {os.strerror(error)}" in str(found.value)
-    assert ("Make room" in str(found.value)) == (error != errno.EIO)
-    assert is_absent(model)
-    assert BODY.startswith(partial(model).read_bytes())
-    hub.misdeeds.cuts = []
-    assert fetch(model).read_bytes() == BODY
-
-
-def test_no_room_is_known_before(hub: FakeHub, model: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.add("org/more", {"m.gguf": BODY[:1000]})
-    more = remote("org/more")
-    n_requests = len(hub.seen)
-    room = shutil.disk_usage("/")._replace(free=300_999)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: room)
-    with pytest.raises(HubError, match=r"expected 301,000 bytes of free disk, got 300,999\. Make room"):
-        check_room([model, more, model])
-    check_room([model, model])
-    partial(model).parent.mkdir(parents=True)
-    partial(model).write_bytes(b"x")
-    check_room([model, more])
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: room._replace(free=10))
-    with pytest.raises(HubError, match="free disk"):
-        fetch(model)
-    assert len(hub.seen) == n_requests
-    assert not model.path.exists()
-
-
-def test_a_cache_that_cannot_be_written(hub: FakeHub, model: Remote) -> None:
-    cache.root().parent.mkdir(parents=True)
-    cache.root().write_text("a file where the folder should be")
-    with pytest.raises(HubError, match=r"deep/m-Q8_0\.gguf: cannot be written"):
-        fetch(model)
-
-
-def test_a_damaged_file_is_found_on_demand(hub: FakeHub, model: Remote) -> None:
-    path = fetch(model)
-    path.resolve().write_bytes(b"x" + BODY[1:])
-    assert fetch(model).read_bytes() != BODY, "only sizes are looked at each time"
-    assert fetch(model, verify=True).read_bytes() == BODY
-    path.resolve().write_bytes(BODY[:10])
-    assert fetch(model).read_bytes() == BODY
-
-
-def test_without_links_the_files_themselves_are_there(
-    hub: FakeHub, model: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.EPERM, "A required privilege is not held by the client")
-
-    monkeypatch.setattr(Path, "symlink_to", refuse)
-    path = fetch(model)
-    assert path.is_file()
-    assert not path.is_symlink()
-    assert path.read_bytes() == BODY
-    hub.close()
-    found = remote("org/repo:Q8_0")
-    assert found.is_here
-    assert fetch(found, verify=True) == path
-
-
-def test_revisions_share_contents(hub: FakeHub, model: Remote) -> None:
-    fetch(model)
-    hub.add("org/repo", {"deep/m-Q8_0.gguf": BODY, "new.gguf": b"GGUF"})
-    later = remote("org/repo")
-    assert later.commit != model.commit
-    n_ranges = len(hub.byte_ranges())
-    assert fetch(later).read_bytes() == BODY
-    assert len(hub.byte_ranges()) == n_ranges

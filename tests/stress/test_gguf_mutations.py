@@ -81,13 +81,14 @@ for line in sys.stdin:
 class Loader:
     """A child process that loads files one after the other, and a new one after each death."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: str = WORKER) -> None:
+        self._worker = worker
         self._child: subprocess.Popen[str] | None = None
 
     def load(self, path: Path) -> str:
         """What became of the file, or of the child that loaded it."""
         if self._child is None:
-            command, quiet = [sys.executable, "-c", WORKER], {**os.environ, "GGML_NO_BACKTRACE": "1"}
+            command, quiet = [sys.executable, "-c", self._worker], {**os.environ, "GGML_NO_BACKTRACE": "1"}
             self._child = subprocess.Popen(
                 command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=quiet
             )
