@@ -145,10 +145,13 @@ class Bench:
             }
 
     def _typical_curves(self) -> dict[str, CostCurve]:
-        """What decoding costs between two repetitions; the shortest times would tell of a quieter machine."""
+        """What decoding costs between two repetitions; the shortest times would tell of a quieter machine.
+
+        Medians, since a machine that has others to serve stumbles now and then.
+        """
         ensemble = self._engine.ensemble
         ensemble.clear(0)
-        return {member.name: fresh_curve(member, statistics.mean) for member in ensemble.members}
+        return {member.name: fresh_curve(member, statistics.median) for member in ensemble.members}
 
     # ---- one repetition
 
@@ -293,7 +296,7 @@ class Bench:
         if how is None or not test.n_gen or test.n_depth or "lookup" in how.drafter:
             return None
         drafter = contender.samples[-1].drafter
-        curves = {name: _mean_curve([one[name] for one in self._typical]) for name in self._typical[0]}
+        curves = {name: _median_curve([one[name] for one in self._typical]) for name in self._typical[0]}
         price = costs(self._engine.ensemble, needed, drafter, curves, (0.0, 0.0), how.rule)
         seconds = seconds_per_token(price, acceptance or 0.0, max(how.max_draft, how.n_draft or 0))
         return speed * (min(seconds) if how.n_draft is None else seconds[how.n_draft])
@@ -323,8 +326,8 @@ def _ratios(row: Row, rows: Sequence[Row]) -> Row:
     return {f"ratio_to_{mode}": row["avg_ts"] / speeds[mode] if mode in speeds else None for mode in ("base", "eft")}
 
 
-def _mean_curve(curves: Sequence[CostCurve]) -> CostCurve:
-    return CostCurve.of({n: statistics.mean(curve.at(n) for curve in curves) for n, _ in curves[0].points})
+def _median_curve(curves: Sequence[CostCurve]) -> CostCurve:
+    return CostCurve.of({n: statistics.median(curve.at(n) for curve in curves) for n, _ in curves[0].points})
 
 
 def _deviation(values: Sequence[float]) -> float:

@@ -84,7 +84,7 @@ def measure(
         sizes: batch sizes, 1 among them.
         repetitions: of each.
         typical: which of them counts. The shortest does where models are compared, since everything else that runs
-            can only add to it; a mean tells what they cost on a machine as busy as this one is now.
+            can only add to it; a median tells what they cost on a machine as busy as this one is now.
     """
     return CostCurve.of({n: typical(decode(n) for _ in range(repetitions)) for n in sizes})
 
