@@ -27,13 +27,13 @@ def row(preset: Preset) -> str:
 
 
 def render(page: str) -> str:
-    """The page with its table renewed; of the user's own presets and marks nothing is in it."""
+    """The page with its table renewed; nothing of plugins or of the user's own is in it."""
     head, found, rest = page.partition(BEGIN)
     _, ended, tail = rest.partition(END)
     if not (found and ended):
         raise SystemExit(f"{PAGE.name} has lost its markers")
     catalogue = Catalogue(Path("none"))
-    rows = "".join(row(catalogue.find(name)) for name in catalogue.names)
+    rows = "".join(row(catalogue.find(name)) for name in catalogue.registry.built_in)
     return f"{head}{BEGIN}\n{HEAD}|---|---|---|---|---|---:|---|---|\n{rows}\n{END}{tail}"
 
 
