@@ -236,10 +236,15 @@ def _notes(
 ) -> Iterator[str]:
     if n_ctx < wanted:
         yield f"context of {n_ctx} tokens, not {wanted}: memory is short"
-    small = [name for name, own in chosen.items() if SMALL_TYPE in (own.type_k, own.type_v) and own != asked[name]]
-    small = [name for name in small if None in (asked[name].type_k, asked[name].type_v)]
+    small = [name for name, own in chosen.items() if _shrunk(asked[name], own)]
     if small:
         yield f"caches in {SMALL_TYPE} for {', '.join(small)}: memory is short"
+
+
+def _shrunk(asked: ModelSettings, chosen: ModelSettings) -> bool:
+    """Whether a type of the cache that was left open is the small one now."""
+    pairs = ((asked.type_k, chosen.type_k), (asked.type_v, chosen.type_v))
+    return any(before is None and after == SMALL_TYPE for before, after in pairs)
 
 
 # ---- whether it fits

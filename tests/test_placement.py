@@ -88,6 +88,7 @@ def test_what_was_asked_for_is_left_as_it_is(headers: dict[str, gguf.Header]) ->
     assert (found.n_ctx, found.lack, found.settings["base"].type_k) == (4096, "", "q8_0")
     one = {"tuned": ModelSettings(n_threads=1, type_k="f32", flash_attn=False)}
     assert placed(headers, tight, settings=one).settings["tuned"].type_k == "f32"
+    assert placed(headers, settings={"base": ModelSettings(type_k="q8_0")}).notes == (), "not for want of memory"
 
 
 def test_all_that_the_models_were_trained_for(headers: dict[str, gguf.Header]) -> None:
