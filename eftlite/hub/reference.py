@@ -55,10 +55,12 @@ class Reference:
 
 
 def parse(text: str) -> Reference | None:
-    """The reference a text is, or None for a local path: one that exists, or anything of another form."""
+    """The reference a text is, or None for a local path: one that exists, or whose folder does, or of another form."""
     match = _FORM.fullmatch(_HOST.sub("", text, count=1))
     # org/repo cannot be told from folder/file by its form; no repository is called *.gguf.
     if match is None or match["repo"].lower().endswith((".gguf", ".toml")) or _exists(text):
+        return None
+    if match["file"] and _exists(str(Path(text).parent)):  # a slip of the pen in a file's name
         return None
     quant, file = match["quant"], match["file"]
     if quant is not None and quant.lower().endswith(".gguf"):

@@ -54,6 +54,8 @@ def test_what_exists_here_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     assert parse("org/repo") is None
     assert parse("org/other") is not None
+    assert parse("org/repo/mistyped.gguf") is None
+    assert parse("org/other/file.gguf") is not None
 
 
 @pytest.mark.parametrize(
