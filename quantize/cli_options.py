@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from eftlite.cli.options import bundle
 from eftlite.cli.output import Output, on_terminal
 from eftlite.cli.verb import ModelOption
 from eftlite.errors import InputError
@@ -111,28 +112,14 @@ def report_options(drawn: str) -> Callable[[Command], Command]:
         click.option("--json", "form", flag_value="json", help="The same as --format json."),
         click.option("--output", "-o", "target", type=_path, metavar="FILE", help="Write, do not print."),
     )
-    return functools.partial(_bundle, Reporting, "reporting", options)
+    return functools.partial(bundle, Reporting, "reporting", options)
 
 
 def chunk_options(command: Command) -> Command:
     """Give a command the options of how a text is read and cut, as ``chunking``."""
-    return _bundle(Chunking, "chunking", _CHUNK_OPTIONS, command)
+    return bundle(Chunking, "chunking", _CHUNK_OPTIONS, command)
 
 
 def running_options(command: Command) -> Command:
     """Give a command the options of where models run, as ``running``."""
-    return _bundle(Running, "running", _RUNNING_OPTIONS, command)
-
-
-def _bundle(kind: type[Any], name: str, options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
-    """Add options to a command and hand it their values as one object."""
-
-    @functools.wraps(command)
-    def bundled(**values: Any) -> Any:
-        found = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
-        return command(**values, **{name: found})
-
-    result: Command = bundled
-    for option in reversed(options):
-        result = option(result)
-    return result
+    return bundle(Running, "running", _RUNNING_OPTIONS, command)

@@ -281,25 +281,25 @@ _GENERATION_OPTIONS = (
 
 def member_options(command: Command) -> Command:
     """Give a command the options that name and load models, as ``members``."""
-    return _bundle(Members, "members", (*_NAMING_OPTIONS, *_LOADING_OPTIONS), command)
+    return bundle(Members, "members", (*_NAMING_OPTIONS, *_LOADING_OPTIONS), command)
 
 
 def naming_options(command: Command) -> Command:
     """Give a command the options that only name models, as ``members``."""
-    return _bundle(Members, "members", _NAMING_OPTIONS, command)
+    return bundle(Members, "members", _NAMING_OPTIONS, command)
 
 
 def generation_options(command: Command) -> Command:
     """Give a command the options of answers, as ``generation``."""
-    return _bundle(Generation, "generation", _GENERATION_OPTIONS, command)
+    return bundle(Generation, "generation", _GENERATION_OPTIONS, command)
 
 
 def knob_options(command: Command) -> Command:
     """Give a command only those that hold for every answer, as ``generation``."""
-    return _bundle(Generation, "generation", (*_KNOB_OPTIONS, *_METHOD_OPTIONS), command)
+    return bundle(Generation, "generation", (*_KNOB_OPTIONS, *_METHOD_OPTIONS), command)
 
 
-def _bundle(kind: type[Any], name: str, options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+def bundle(kind: type[Any], name: str, options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
     """Add options to a command and hand it their values as one object."""
 
     @functools.wraps(command)
