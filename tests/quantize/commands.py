@@ -17,6 +17,15 @@ from eftlite_quantize.cli import quantize_command
 ROOT = Path(__file__).resolve().parents[2]
 
 
+# A shell's background job would ignore Ctrl+C, and hand that on to its children.
+_MAIN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from tests.quantize.commands import program
+program.main()
+"""
+
+
 class Alone(Program):
     """The program with no other verb."""
 
@@ -37,6 +46,6 @@ def quantize(*words: object) -> Result:
 
 def start(*words: object, **options: Any) -> subprocess.Popen[str]:
     """Start a verb in a process of its own."""
-    command = [sys.executable, "-c", "from tests.quantize.commands import program; program.main()", "quantize"]
+    command = [sys.executable, "-c", _MAIN, "quantize"]
     pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([*command, *map(str, words)], text=True, cwd=ROOT, **{**pipes, **options})
