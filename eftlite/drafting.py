@@ -1,4 +1,4 @@
-"""Who proposes the next tokens: a member, prompt look-up, or look-up first and then a member.
+"""Who proposes the next tokens: a member, prompt look-up, or one drafter first and then another.
 
 A drafter gives tokens and, for each, the law it was drawn from; both go to a rule of verify.py. It stops after an end
 token, which depends on the drafted prefix only and so leaves every rule exact.
@@ -8,9 +8,9 @@ Knows ids, rows and laws; never acceptance or pace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ class Draft:
     rows: list[Row] = field(default_factory=list)
 
 
+@runtime_checkable
 class Drafter(Protocol):
     """Proposes continuations.
 
@@ -131,32 +132,32 @@ class LookupDrafter:
         if text is not self._text:  # a text only grows; a new prompt is a new text
             self._text, self._index = text, NgramIndex()
         self._index.extend(text.tail(base, len(self._index)))
-        tokens = _until_end(self._index.propose(situation.n), situation.end_tokens)
-        return Draft(tokens, [_certain(token) for token in tokens])
+        tokens = until_end(self._index.propose(situation.n), situation.end_tokens)
+        return Draft(tokens, [certain(token) for token in tokens])
 
     def proposal_of(self, rows: Sequence[Row | None], sampler: Sampler) -> Law | None:  # noqa: ARG002  # the protocol's
         """Unknown: whether there would have been a proposal depends on the text."""
         return None
 
 
-class LookupThenMember:
-    """Look-up where it finds something, the member where it does not."""
+class Fallback:
+    """A drafter that costs no decoding where it finds something, another one where it does not."""
 
-    def __init__(self, lookup: LookupDrafter, member: MemberDrafter) -> None:
-        self.member = member.member
-        self._lookup, self._member = lookup, member
+    def __init__(self, first: Drafter, second: Drafter) -> None:
+        self.member = second.member
+        self._first, self._second = first, second
 
     def draft(self, situation: Situation) -> Draft:
-        """Propose what look-up finds, or else what the member drafts."""
-        draft = self._lookup.draft(situation)
-        return draft if draft.tokens else self._member.draft(situation)
+        """Propose what the first finds, or else what the second drafts."""
+        draft = self._first.draft(situation)
+        return draft if draft.tokens else self._second.draft(situation)
 
     def proposal_of(self, rows: Sequence[Row | None], sampler: Sampler) -> Law | None:
-        """The member's law."""
-        return self._member.proposal_of(rows, sampler)
+        """The second one's law."""
+        return self._second.proposal_of(rows, sampler)
 
 
-def _until_end(tokens: Sequence[int], end_tokens: frozenset[int]) -> list[int]:
+def until_end(tokens: Sequence[int], end_tokens: frozenset[int]) -> list[int]:
     """Tokens up to and including the first end token."""
     for i, token in enumerate(tokens):
         if token in end_tokens:
@@ -164,24 +165,6 @@ def _until_end(tokens: Sequence[int], end_tokens: frozenset[int]) -> list[int]:
     return list(tokens)
 
 
-def _certain(token: int) -> Law:
+def certain(token: int) -> Law:
+    """The law of a token that was not drawn."""
     return Law(np.array([token], np.int32), np.zeros(1))
-
-
-def make_drafter(
-    name: str, ensemble: Ensemble, masked: NDArray[np.int32], max_draft: int, unknown: Callable[[str], Exception]
-) -> Drafter:
-    """The drafter that goes by ``name``: "lookup", a member's name, or "lookup+MEMBER".
-
-    Raises:
-        What ``unknown`` makes of a name that no member has.
-    """
-    first, _, rest = name.partition("+")
-    if name == "lookup":
-        return LookupDrafter(ensemble)
-    names = [member.name for member in ensemble.members]
-    wanted = rest if first == "lookup" and rest else name
-    if wanted not in names:
-        raise unknown(wanted)
-    member = MemberDrafter(ensemble, names.index(wanted), masked, max_draft)
-    return LookupThenMember(LookupDrafter(ensemble), member) if wanted == rest else member

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 from eftlite.composite import Recipe
 from eftlite.costs import CostCurve
-from eftlite.drafting import Drafter, make_drafter
+from eftlite.drafters import DRAFTERS, make_drafter
+from eftlite.drafting import Drafter
 from eftlite.errors import InputError
 from eftlite.generate import Decoder
 from eftlite.loading import Engine
@@ -120,8 +121,9 @@ class Planner:
         return drafter
 
     def _unknown(self, name: str) -> InputError:
-        names = ", ".join(member.name for member in self._engine.ensemble.members)
-        return InputError(f"drafter: expected auto, lookup, lookup+auto or a member ({names}), got {name!r}")
+        members = ", ".join(member.name for member in self._engine.ensemble.members)
+        known = ", ".join(("auto", *DRAFTERS.built_in, *DRAFTERS.plugins()))
+        return InputError(f"drafter: expected {known}, lookup+auto or a member ({members}), got {name!r}")
 
     def _pace(self, recipe: Recipe, name: str, drafter: Drafter, speculation: Speculation) -> Pace:
         key = (recipe.needed, name, speculation.rule, speculation.max_draft)

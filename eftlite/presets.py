@@ -1,6 +1,7 @@
-"""Presets: families by name, from the catalogue that comes with eftlite and from the user's own folder.
+"""Presets: families by name, from the catalogue that comes with eftlite, plugins, and the user's own folder.
 
-A preset is written as a family file. Three keys more, which any family file may have, say what is no part of a family:
+A preset is written as a family file; a plugin gives such a table, or a function that makes one of the preset's name.
+Three keys more, which any family file may have, say what is no part of a family:
 
 about = "why these models"          # for people
 quants = ["Q4_K_M", "Q8_0"]         # types of the base that make sense, for `--preset NAME:TYPE`
@@ -15,7 +16,7 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from eftlite.facts import MARKS, Facts, File, read_marks
 from eftlite.family import PRESET_KEYS, parse_family, read_table
 from eftlite.hub.reference import parse
 from eftlite.places import config_folder
+from eftlite.plugins import Entry, Registry
 from eftlite.settings import Family
 
 
@@ -35,7 +37,7 @@ class Preset:
     Attributes:
         family: as written, without revisions.
         files: what is known of each of its files, the base's first; each once.
-        path: the user's file it was read from, None for the catalogue's.
+        source: the user's file it was read from, the distribution whose plugin it is, or "catalogue".
         verified: the day on which `presets verify` found that these files are one family, or None.
         vocabulary: tokens that they share, where that was found.
     """
@@ -46,7 +48,7 @@ class Preset:
     quants: tuple[str, ...] = ()
     ends: tuple[str, ...] = ()
     files: tuple[File, ...] = ()
-    path: Path | None = None
+    source: str = "catalogue"
     verified: str | None = None
     vocabulary: int | None = None
 
@@ -73,7 +75,7 @@ class Preset:
         return {
             "name": self.name,
             "about": self.about,
-            "source": str(self.path) if self.path else "catalogue",
+            "source": self.source,
             "base": family.base,
             "deltas": [
                 {"name": d.name, "tuned": d.tuned, "reference": d.reference, "adapter": d.adapter, "alpha": d.alpha}
@@ -95,7 +97,7 @@ class Preset:
 
 
 class Catalogue:
-    """Every preset there is: eftlite's own and those in the user's folder, which come first where names are the same.
+    """Every preset there is; where names are the same, those in the user's folder, then eftlite's, then plugins'.
 
     Args:
         folder: where the user's files are, in ``presets/``, and the user's verified.toml; by default the user's own.
@@ -104,35 +106,36 @@ class Catalogue:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = config_folder() if folder is None else folder
 
+    @property
+    def names(self) -> list[str]:
+        """All names: eftlite's, plugins', the user's."""
+        return list(dict.fromkeys([*self.registry.built_in, *self.registry.plugins(), *self._files]))
+
     @cached_property
-    def names(self) -> dict[str, Path | None]:
-        """Names with the user's files, None for eftlite's own; eftlite's first."""
-        own = {path.stem: path for path in sorted(self.folder.joinpath("presets").glob("*.toml"))}
-        return {**dict.fromkeys(self._tables), **own}
+    def registry(self) -> Registry:
+        """Those that are not the user's."""
+        return Registry("preset", dict.fromkeys(_shipped(), ("eftlite.presets:shipped", "")))
 
     def find(self, text: str) -> Preset:
         """The preset called NAME, or NAME:TYPE with another type of the base.
 
         Raises:
-            InputError: there is none, its file is wrong, or its base does not come in this type.
+            InputError: there is none, its file or plugin is wrong, or its base does not come in this type.
         """
         name, _, quant = text.partition(":")
-        if name not in self.names:
-            close = difflib.get_close_matches(name, self.names, 3, 0.5)
-            hint = f"Perhaps {' or '.join(close)}; " if close else ""
-            raise InputError(f"preset: there is none called {name!r}", f"{hint}eftlite presets list shows all")
-        path = self.names[name]
-        table, where = (self._tables[name], f"preset {name}") if path is None else (read_table(path), path.name)
-        preset = self._preset(name, table, where, path)
+        preset = self._read(name)
         return self._with_type(preset, quant) if quant else self._known(preset)
 
-    def _preset(self, name: str, table: Mapping[str, Any], where: str, path: Path | None) -> Preset:
-        family = parse_family(table, where, path.parent if path else Path())
-        about, quants, ends = (table.get(key) for key in PRESET_KEYS)
-        if about is not None and not isinstance(about, str):
-            raise InputError(f"{where}: about: expected a string, got {about!r}")
-        lists = (_texts(quants, f"{where}: quants"), _texts(ends, f"{where}: ends"))
-        return Preset(name, replace(family, name=name), about or "", *lists, path=path)
+    def _read(self, name: str) -> Preset:
+        path = self._files.get(name)
+        if path is not None:
+            return _preset(name, read_table(path), path.name, path.parent, str(path))
+        entry = self.registry.find(name)
+        if entry is not None:
+            return preset_of(entry)
+        close = difflib.get_close_matches(name, self.names, 3, 0.5)
+        hint = f"Perhaps {' or '.join(close)}; " if close else ""
+        raise InputError(f"preset: there is none called {name!r}", f"{hint}eftlite presets list shows all")
 
     def _with_type(self, preset: Preset, quant: str) -> Preset:
         """The preset with another type of the base."""
@@ -147,17 +150,13 @@ class Catalogue:
         return self._known(replace(preset, family=replace(preset.family, base=base)))
 
     @cached_property
-    def _document(self) -> dict[str, Any]:
-        return read_table(Path(str(files("eftlite").joinpath("presets.toml"))), "presets")
-
-    @cached_property
-    def _tables(self) -> dict[str, dict[str, Any]]:
-        return {table["name"]: table for table in self._document["preset"]}
+    def _files(self) -> dict[str, Path]:
+        return {path.stem: path for path in sorted(self.folder.joinpath("presets").glob("*.toml"))}
 
     @cached_property
     def _facts(self) -> Facts:
         places = (Path(str(files("eftlite").joinpath(MARKS))), self.folder / MARKS)
-        return Facts(self._document, [read_marks(path) for path in places])
+        return Facts(_document(), [read_marks(path) for path in places])
 
     def _known(self, preset: Preset) -> Preset:
         """The preset with what is known of its files, and of it."""
@@ -165,6 +164,46 @@ class Catalogue:
         day, vocabulary = self._facts.preset(preset.name, names)
         known = tuple(self._facts.file(name) for name in names)
         return replace(preset, files=known, verified=day, vocabulary=vocabulary)
+
+
+# ---- reading
+
+
+def preset_of(entry: Entry) -> Preset:
+    """The preset of an entry; nothing is known of its files yet.
+
+    Raises:
+        InputError: a plugin cannot be imported, fails, or gives no family.
+    """
+    found = entry.load()
+    with entry.blamed():
+        table = found(entry.name) if callable(found) else found
+        if not isinstance(table, Mapping):
+            raise InputError(f"expected a table as in a family file, got {type(table).__name__}")
+        return _preset(entry.name, table, "table", entry.folder, entry.distribution or "catalogue")
+
+
+def shipped(name: str) -> Mapping[str, Any]:
+    """The table of one of eftlite's own presets."""
+    return _shipped()[name]
+
+
+@cache
+def _document() -> dict[str, Any]:
+    return read_table(Path(str(files("eftlite").joinpath("presets.toml"))), "presets")
+
+
+def _shipped() -> dict[str, dict[str, Any]]:
+    return {table["name"]: table for table in _document()["preset"]}
+
+
+def _preset(name: str, table: Mapping[str, Any], where: str, folder: Path, source: str) -> Preset:
+    family = parse_family(table, where, folder)
+    about, quants, ends = (table.get(key) for key in PRESET_KEYS)
+    if about is not None and not isinstance(about, str):
+        raise InputError(f"{where}: about: expected a string, got {about!r}")
+    lists = (_texts(quants, f"{where}: quants"), _texts(ends, f"{where}: ends"))
+    return Preset(name, replace(family, name=name), about or "", *lists, source=source)
 
 
 def references(family: Family) -> Iterator[str]:

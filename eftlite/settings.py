@@ -265,7 +265,8 @@ class Speculation:
 
     Attributes:
         enabled: False decodes plainly.
-        drafter: "auto" (the tuned model of the strongest delta), "lookup", "lookup+auto", or a member's name.
+        drafter: "auto" (the tuned model of the strongest delta), "lookup", a member's or a plugin's name, or two of
+            them: "lookup+auto".
         rule: "gumbel" (same seed, same text), "block" (fastest) or "token" (reference).
         n_draft: tokens to draft at a time; None lets the pace choose.
         max_draft: the most the pace may choose.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eftlite.drafting import Draft, Drafter, LookupDrafter, LookupThenMember, MemberDrafter, Situation, make_drafter
+from eftlite.drafting import Draft, Fallback, LookupDrafter, MemberDrafter, Situation
 from eftlite.ensemble import Ensemble
-from eftlite.errors import InputError
 from eftlite.noise import DRAFT, TARGET, Noise
 from eftlite.sampling import Sampler
 from eftlite.settings import RULES, Sampling
@@ -166,7 +165,7 @@ def test_lookup_ends_with_an_end_token() -> None:
 
 def test_lookup_first_then_the_member() -> None:
     ensemble = begun([5, 6])
-    drafter = LookupThenMember(LookupDrafter(ensemble), MemberDrafter(ensemble, 1, NO_MASK, 8))
+    drafter = Fallback(LookupDrafter(ensemble), MemberDrafter(ensemble, 1, NO_MASK, 8))
     assert drafter.member == 1
     drafted = drafter.draft(situation(2))
     assert len(drafted.rows) == 2
@@ -175,27 +174,3 @@ def test_lookup_first_then_the_member() -> None:
     assert found.tokens == [5, 6]
     assert found.rows == []
     assert drafter.proposal_of(ensemble.rows(0, range(3)), fake_sampler(HOT, 24)) is not None
-
-
-# ---- names
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "member"),
-    [
-        ("lookup", LookupDrafter, None),
-        ("tuned", MemberDrafter, 1),
-        ("reference", MemberDrafter, 2),
-        ("lookup+base", LookupThenMember, 0),
-    ],
-)
-def test_drafters_by_name(name: str, kind: type[Drafter], member: int | None) -> None:
-    drafter = make_drafter(name, fake_ensemble(), NO_MASK, 8, InputError)
-    assert type(drafter) is kind
-    assert drafter.member == member
-
-
-@pytest.mark.parametrize("name", ["", "nobody", "lookup+", "lookup+nobody", "tuned+lookup", "+tuned", "tuned+"])
-def test_unknown_drafters_are_refused(name: str) -> None:
-    with pytest.raises(InputError):
-        make_drafter(name, fake_ensemble(), NO_MASK, 8, InputError)

@@ -30,6 +30,7 @@ LAYERS = (
     "overrides",
     "events",
     "places",
+    "plugins",
     # computation, no models
     "kernels",
     "noise",
@@ -59,6 +60,7 @@ LAYERS = (
     "scoring",
     "lookup",
     "drafting",
+    "drafters",
     "costs",
     "pace",
     "timing",
@@ -77,8 +79,11 @@ LAYERS = (
     "memory",
     "placement",
     "loading",
+    "companions",
+    "llama_cpp_plugins",
     "planning",
     "responses",
+    "calls",
     "compat",
     "eft",
     "history",
@@ -95,7 +100,7 @@ LAYERS = (
     "__main__",
 )
 # Who may import what outside the package, and only they.
-LLAMA_C = {"amx", "ggml", "llama", "adapter", "member", "remote", "sampling"}
+LLAMA_C = {"amx", "ggml", "llama", "adapter", "member", "remote", "sampling", "llama_cpp_plugins"}
 LLAMA_PURE = ("llama_cpp.llama_grammar.", "llama_cpp.llama_types.")  # Python only: no C function is called
 NUMBA_AT_TOP = {"kernels"}
 CLICK = {"cli"}

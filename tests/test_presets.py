@@ -174,7 +174,7 @@ def test_a_file_in_the_users_folder_is_a_preset(folder: Path) -> None:
     assert preset.family.base == str(presets / "big.gguf")
     assert preset.family.deltas == (Delta("tuned", str(presets / "small/tuned.gguf"), "org/repo-GGUF:Q8_0"),)
     assert (preset.about, preset.quants, preset.ends) == ("Mine.", ("Q8_0",), ("<|end|>",))
-    assert preset.path == presets / "mine.toml"
+    assert preset.source == str(presets / "mine.toml")
     assert preset.n_bytes is None
     with pytest.raises(InputError, match="named by its type, got a file"):
         own(folder, "mine").find("mine:Q8_0")

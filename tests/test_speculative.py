@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from eftlite.drafting import Draft, Drafter, LookupDrafter, LookupThenMember, MemberDrafter, Situation
+from eftlite.drafting import Draft, Drafter, Fallback, LookupDrafter, MemberDrafter, Situation
 from eftlite.ensemble import Ensemble
 from eftlite.errors import CacheFullError, Cancelled, EngineError
 from eftlite.events import TokenEvent
@@ -68,7 +68,7 @@ def drafters(ensemble: Ensemble, right: Sequence[int]) -> dict[str, Drafter]:
         "tuned": tuned,
         "base": MemberDrafter(ensemble, 0, masked, 16),
         "lookup": LookupDrafter(ensemble),
-        "lookup, then tuned": LookupThenMember(LookupDrafter(ensemble), tuned),
+        "lookup, then tuned": Fallback(LookupDrafter(ensemble), tuned),
         "random": random_drafter(ensemble),
         "always right": oracle_drafter(ensemble, right),
         "never right": oracle_drafter(ensemble, right, 1),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from eftlite.cli.output import Output, on_terminal
-from eftlite.cli.verb import Verb, write_examples
+from eftlite.cli.verb import Verb, VerbGroup
 from eftlite.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -38,19 +38,7 @@ def find(history: History, name: str) -> Conversation:
     return history.get(name)
 
 
-class Kept(click.Group):
-    """The group of what can be done with conversations."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click asks for it
-        """In the order of use."""
-        return list(self.commands)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click asks for it
-        """Write the examples."""
-        write_examples(formatter, EXAMPLES)
-
-
-@click.group("history", cls=Kept, no_args_is_help=False)
+@click.group("history", cls=VerbGroup, examples=EXAMPLES, no_args_is_help=False)
 def history_command() -> None:
     """List, search, show, export and delete the conversations that were kept.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from eftlite.cli.output import Output, StatusLine, on_terminal
-from eftlite.cli.verb import Verb, write_examples
+from eftlite.cli.verb import Verb, VerbGroup
 from eftlite.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,19 +26,7 @@ EXAMPLES = (
 )
 
 
-class Presets(click.Group):
-    """The group of what can be done with presets."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click asks for it
-        """In the order of use."""
-        return list(self.commands)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click asks for it
-        """Write the examples."""
-        write_examples(formatter, EXAMPLES)
-
-
-@click.group("presets", cls=Presets, no_args_is_help=False)
+@click.group("presets", cls=VerbGroup, examples=EXAMPLES, no_args_is_help=False)
 def presets_command() -> None:
     """List, show and check the families that are known by name.
 
@@ -194,7 +182,7 @@ def _print_preset(output: Output, preset: Preset) -> None:
         ("  types", " ".join(preset.quants)),
         ("  download", _size(preset)),
         ("  state", _row(preset)[-1]),
-        ("  from", str(preset.path or "")),
+        ("  from", preset.source),
     ]
     output.pairs([row for row in rows if row[1]])
     output.heading("Files")

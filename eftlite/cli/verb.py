@@ -1,4 +1,7 @@
-"""A verb's help: its own options, then those it shares with other verbs under headings of their own, then examples."""
+"""A verb's help: its own options, then those it shares with other verbs under headings of their own, then examples.
+
+A verb of verbs shows them in the order of use.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,26 @@ class Verb(click.Command):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click asks for it
+        """Write the examples."""
+        write_examples(formatter, self.examples)
+
+
+class VerbGroup(click.Group):
+    """A command that consists of verbs.
+
+    Args:
+        examples: command lines that end the help text.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[str], **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.examples = tuple(examples)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click asks for it
+        """In the order of use."""
+        return list(self.commands)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click asks for it
         """Write the examples."""
