@@ -6,10 +6,11 @@ Knows arguments and shapes; what answers is the class that these methods are mix
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from eftlite import responses
+from eftlite import calls, responses
 from eftlite.arguments import format_grammar, limits_of, refuse, sampling_of
+from eftlite.errors import InputError
 from eftlite.events import Statistics, TokenEvent
 from eftlite.settings import Family, Knobs, Limits, Sampling
 
@@ -144,24 +145,36 @@ class LlamaMethods:
     ) -> dict[str, Any] | Iterator[dict[str, Any]]:
         """Answer a conversation; arguments and result as ``llama_cpp.Llama.create_chat_completion``, plus ``knobs``.
 
-        ``functions``, ``function_call``, ``tool_choice``, ``logits_processor`` and ``tfs_z`` cannot be honoured and are
-        refused; ``tools`` reach the template.
+        ``tools`` reach the template; a ``tool_choice`` that names one of their functions forces a call of it, which
+        is then the answer's ``tool_calls``. ``functions``, ``function_call``, ``logits_processor`` and ``tfs_z`` cannot
+        be honoured and are refused.
         """
-        tool_choice = None if tool_choice in ("auto", "none") else tool_choice
         refuse(
             functions=functions,
             function_call=function_call,
-            tool_choice=tool_choice,
             logits_processor=logits_processor,
             tfs_z=None if tfs_z == 1.0 else tfs_z,
         )
-        grammar = grammar or format_grammar(response_format)
+        forced = calls.forced_format(tools, tool_choice)
+        if forced and (grammar or response_format):
+            raise InputError("tool_choice: expected neither grammar nor response_format beside a forced call")
+        grammar = grammar or format_grammar(forced or response_format)
         sampling = sampling_of(locals())
         n_logprobs = (top_logprobs or 0) if logprobs else None
         shape = responses.Shape("chat", model or self.family.name, n_logprobs)
         limits = limits_of(max_tokens, stop, n_logprobs)
         answer = self.chat(messages, sampling=sampling, limits=limits, knobs=knobs, tools=tools)
-        return _respond(shape, answer, stream)
+        if not forced:
+            return _respond(shape, answer, stream)
+        if stream:
+            return calls.stream_call(shape, iter(answer))
+        return calls.with_call(responses.whole(shape, list(answer), answer.statistics, answer.seed))
+
+    def create_embedding(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused: an embedding is no distribution of the next token, and nothing else is combined here."""
+        raise InputError("embeddings: this cannot be done with EFT", "Load an embedding model in llama_cpp.Llama")
+
+    embed = create_embedding
 
 
 def _respond(

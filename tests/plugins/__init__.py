@@ -1,0 +1,1 @@
+"""Plugins, each against its real host where that can be installed."""
