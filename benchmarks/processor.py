@@ -26,7 +26,7 @@ from eftlite.llama_cpp_plugins import EFTLogitsProcessor
 from eftlite.member import physical_cores
 from eftlite.shapes import shape_family
 
-LIMIT = 1.25
+LIMIT = 1.10
 ABOUT = (
     "Milliseconds per token, medians (quartiles) over rounds. native: plain EFT by `eftlite.EFT`. processor: "
     "`Llama.generate` with `EFTLogitsProcessor`. Llama: the same loop, the base alone. in the processor: its own part, "
