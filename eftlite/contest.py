@@ -145,6 +145,7 @@ def synthetic(rate: float, all_rows: bool = False) -> Rule:
         position: int,
         round_index: int,
     ) -> Verdict:
+        """As every rule of verify.py; coins of ``noise`` decide."""
         ahead = [target(i) for i in range(len(draft))] if all_rows else None
         for i in range(len(draft)):
             token = draw(target(i) if ahead is None else ahead[i], noise, position + i)

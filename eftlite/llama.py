@@ -122,6 +122,7 @@ def build() -> str:
     from llama_cpp.llama_cpp import _lib
 
     def text(library: ctypes.CDLL, name: str) -> str:
+        """What a function without arguments returns."""
         try:
             function = library[name]
         except AttributeError:  # older builds do not tell

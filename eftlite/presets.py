@@ -56,7 +56,7 @@ class Preset:
     def pinned(self) -> Family:
         """The family with every revision that is known."""
         known = {file.reference: file.revision for file in self.files if file.revision}
-        return _renamed(self.family, {text: _at(text, revision) for text, revision in known.items()})
+        return self.family.renamed({text: _at(text, revision) for text, revision in known.items()})
 
     @property
     def n_bytes(self) -> int | None:
@@ -213,19 +213,6 @@ def references(family: Family) -> Iterator[str]:
         texts += [delta.tuned, delta.reference]
     adapters = [family.adapter, family.real, *(delta.adapter for delta in family.deltas)]
     yield from dict.fromkeys([*texts, *(text for text in adapters if text)])
-
-
-def _renamed(family: Family, names: Mapping[str, str]) -> Family:
-    """The family with some models under other references."""
-
-    def name(text: str | None) -> Any:
-        return names.get(text, text) if text else text
-
-    deltas = tuple(
-        replace(one, tuned=name(one.tuned), reference=name(one.reference), adapter=name(one.adapter))
-        for one in family.deltas
-    )
-    return replace(family, base=name(family.base), real=name(family.real), adapter=name(family.adapter), deltas=deltas)
 
 
 def _at(text: str, revision: str | None) -> str:

@@ -151,6 +151,23 @@ class Family:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rpc: tuple[str, ...] = ()
 
+    def renamed(self, names: Mapping[str, str]) -> Family:
+        """The same family with other texts for some of its models and adapters: those that are keys of ``names``."""
+
+        def new(text: str) -> str:
+            return names.get(text, text)
+
+        def optional(text: str | None) -> str | None:
+            return None if text is None else new(text)
+
+        deltas = tuple(
+            replace(one, tuned=new(one.tuned), reference=new(one.reference), adapter=optional(one.adapter))
+            for one in self.deltas
+        )
+        return replace(
+            self, base=new(self.base), deltas=deltas, real=optional(self.real), adapter=optional(self.adapter)
+        )
+
 
 @dataclass(frozen=True)
 class Knobs:

@@ -229,3 +229,10 @@ def test_defaults_are_llama_cpp_pythons() -> None:
     shared = (set(theirs) & set(ours)) - {"logit_bias"}
     assert {n: theirs[n] for n in shared} == {n: ours[n] for n in shared}
     assert len(shared) > 9
+
+
+def test_a_family_is_renamed_wherever_a_model_is_named() -> None:
+    family = Family("f", "a", (Delta("d", "b", "c", 0.5, adapter="e"), Delta("g", "h", "c")), real="a", rpc=("x:1",))
+    found = family.renamed({"a": "A", "c": "C", "e": "E", "x:1": "no model"})
+    assert found == Family("f", "A", (Delta("d", "b", "C", 0.5, adapter="E"), Delta("g", "h", "C")), "A", rpc=("x:1",))
+    assert family.renamed({}) == family

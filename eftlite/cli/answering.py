@@ -89,6 +89,7 @@ def stream(engine: Stoppable, begin: Callable[[], Iterable[TokenEvent]]) -> Iter
     arrived: SimpleQueue[TokenEvent | BaseException | None] = SimpleQueue()
 
     def work() -> None:
+        """Hand over events, then None or what was raised."""
         try:
             for event in begin():
                 arrived.put(event)

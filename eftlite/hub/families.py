@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from eftlite import gguf
 from eftlite.hub.download import check_room, fetch
@@ -55,7 +54,7 @@ def localize(family: Family, progress: Progress | None = None, plan: Plan | None
     if missing and plan is not None:
         plan(*preview(family, remotes))
     report = _Share(progress, sum(remote.n_bytes for remote in missing.values()))
-    return _renamed(family, {text: str(fetch(remote, report)) for text, remote in remotes.items()})
+    return family.renamed({text: str(fetch(remote, report)) for text, remote in remotes.items()})
 
 
 def preview(family: Family, remotes: Mapping[str, Remote] | None = None) -> tuple[Family, dict[str, gguf.Header]]:
@@ -79,7 +78,7 @@ def preview(family: Family, remotes: Mapping[str, Remote] | None = None) -> tupl
         # As loading spells the paths of members.
         paths[text] = str(found.path.parent.resolve() / found.path.name)
         headers[paths[text]] = found
-    return _renamed(family, paths), headers
+    return family.renamed(paths), headers
 
 
 def local_path(text: str, progress: Progress | None = None) -> str:
@@ -111,19 +110,3 @@ class _Share:
         if self._progress is not None:
             share = min(self._done / max(self._n_bytes, 1), 1.0)
             self._progress(f"fetching {name}, {share:.0%}", share)
-
-
-def _renamed(family: Family, paths: Mapping[str, str]) -> Family:
-    """The family with other texts for its models."""
-
-    def new(text: str) -> str:
-        return paths.get(text, text)
-
-    def adapter(text: str | None) -> str | None:
-        return None if text is None else new(text)
-
-    deltas = tuple(
-        replace(one, tuned=new(one.tuned), reference=new(one.reference), adapter=adapter(one.adapter))
-        for one in family.deltas
-    )
-    return replace(family, base=new(family.base), deltas=deltas, adapter=adapter(family.adapter))

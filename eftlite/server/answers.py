@@ -107,6 +107,7 @@ class _API:
         return JSONResponse(await told(self._engine))
 
     async def ask(self, request: Request) -> Response:
+        """Stream the answer to a question, which is kept before anything else."""
         name, question = conversation_of(request), parse(Question, read_json(await request.body()))
         about = self._engine.about or await self._engine.ready(0)
         conversation, asked = with_question(await kept(self._history.get, name), question)

@@ -120,6 +120,7 @@ class _Conversations:
         return Response(status_code=204)
 
     async def export(self, request: Request) -> Response:
+        """The conversation as a file to save, in the format asked for."""
         kind = request.query_params.get("format", "md")
         if kind not in EXPORTS:
             raise InputError(f"format: expected {' or '.join(EXPORTS)}, got {kind[:40]!r}")

@@ -217,6 +217,7 @@ class Envelope:
         started = False
 
         async def send_dressed(message: Message) -> None:
+            """Pass a message on; the first gets the headers that every response has."""
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True

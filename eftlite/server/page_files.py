@@ -52,6 +52,7 @@ class _PageFiles(StaticFiles):
     """Files that a browser keeps but asks about each time: with an ETag that costs one short answer."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
+        """A file; NotFoundError says how the page is built."""
         full_path, stat_result = self.lookup_path(path)
         if stat_result is None:
             raise NotFoundError(
@@ -63,6 +64,7 @@ class _PageFiles(StaticFiles):
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
     ) -> Response:
+        """The file with our headers; 304 where the browser has it."""
         response = super().file_response(full_path, stat_result, scope, status_code)
         response.headers["Cache-Control"] = "no-cache"
         media_type = MEDIA_TYPES.get(Path(full_path).suffix)
